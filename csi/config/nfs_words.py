@@ -78,7 +78,7 @@ _TABLE = (
     Word(
         names=("vers", "nfsvers", "mountvers"),
         choices=("3",),
-        help="Nothing: there is no other version here. `vers=4` and the like are refused.",
+        help="Nothing: NFSv3 is the only version here. `vers=4` and the like are refused.",
         refusal=_ONLY_V3,
     ),
     Word(names=("v3",), help="The same."),
@@ -86,7 +86,7 @@ _TABLE = (
     Word(
         names=("proto", "mountproto"),
         choices=("tcp", "tcp6"),
-        help="Nothing: there is no other transport here. `udp` and `rdma` are refused.",
+        help="Nothing: TCP is the only transport here. `udp` and `rdma` are refused.",
         refusal=_ONLY_TCP,
     ),
     Word(names=("tcp", "tcp6"), help="The same."),
@@ -94,10 +94,11 @@ _TABLE = (
     Word(
         names=("sec",),
         choices=("sys",),
-        help="Nothing: callers are told by their numbers. Kerberos (`sec=krb5`, `krb5i`, `krb5p`) is refused.",
+        help="Nothing: AUTH_SYS, by numeric ids, is the only authentication here. Kerberos (`sec=krb5`, `krb5i`, "
+        "`krb5p`) is refused.",
         refusal=_ONLY_SYS,
     ),
-    Word(names=("nolock",), help="Nothing: locks hold among the processes of a node. `lock` is refused."),
+    Word(names=("nolock",), help="Nothing: locks hold among the processes of one node only. `lock` is refused."),
     Word(names=("local_lock",), choices=("all",), help="The same.", refusal=_ONLY_LOCAL),
     Word(names=("lock",), help="", is_refused=True, refusal=_ONLY_LOCAL),
     Word(names=("nconnect",), is_number=True, help="`connections=N`.", becomes=(("connections", "{value}"),)),
@@ -130,7 +131,7 @@ _TABLE = (
     Word(
         names=("acdirmin",),
         is_number=True,
-        help="Nothing: for directories and names a TTL does not grow.",
+        help="Nothing: attributes of directories are trusted for `attr-ttl`, which does not grow for them.",
     ),
     Word(names=("ac",), help="Nothing: attributes are trusted for `attr-ttl` to `attr-ttl-max`."),
     Word(
@@ -140,38 +141,43 @@ _TABLE = (
     ),
     Word(
         names=("sync",),
-        help="`write-behind=0s`: a write is on the NAS when `write(2)` returns; on its disk after `fsync(2)`, or with "
-        "`O_SYNC`.",
+        help="`write-behind=0s`: data is on the NAS when `write(2)` returns; it is on stable storage after "
+        "`fsync(2)`, or with `O_SYNC`.",
         becomes=(("write-behind", "0s"),),
     ),
     Word(names=("async",), help="Nothing: see `write-behind`."),
-    Word(names=("fg",), help="Nothing: a mount that fails says so at once. `bg` is refused."),
+    Word(names=("fg",), help="Nothing: a mount that fails reports it at once. `bg` is refused."),
     Word(names=("bg",), help="", is_refused=True, refusal=_NO_BG),
     Word(
         names=("timeo",),
         is_number=True,
-        help="With `soft`: `timeout`, of N tenths of a second times `retrans` + 1, which is when the kernel's client "
-        "gives up; at least 1 s, at most an hour. Without `soft` nothing: operations wait until the NAS is back.",
+        help="With `soft`: `timeout` of N tenths of a second times (`retrans` + 1), the time after which the "
+        "kernel's client gives up; at least 1 s, at most an hour. Without `soft` nothing: operations wait until "
+        "the NAS answers again.",
     ),
-    Word(names=("retrans",), is_number=True, help="See `timeo`; 2 unless it is given."),
+    Word(names=("retrans",), is_number=True, help="See `timeo`. The default is 2."),
     Word(
         names=("rsize", "wsize"),
         is_number=True,
-        help="Nothing: calls are as large as the NAS says that it likes them.",
+        help="Nothing: calls are as large as the NAS accepts them, and 1 MiB at most.",
     ),
     Word(
         names=("noatime", "nodiratime", "relatime"),
-        help="Nothing: access times are the NAS's.",
+        help="Nothing: the NAS sets access times.",
     ),
     Word(names=("lookupcache",), choices=("all",), help="Nothing: see `entry-ttl`.", refusal=_ONLY_ENTRY_TTL),
     Word(names=("noacl", "intr", "nointr", "_netdev"), help="Nothing."),
     # Words of mount(8), which stand beside those of nfs(5) in every fstab and many a StorageClass.
-    Word(names=("nosuid", "nodev"), help="Nothing: every mount is so. `noexec` is refused."),
+    Word(names=("nosuid", "nodev"), help="Nothing: every mount is `nosuid` and `nodev`. `noexec` is refused."),
     Word(names=("noexec",), help="", is_refused=True, refusal=_NO_NOEXEC),
     Word(names=("defaults", "nofail", "auto", "noauto", "nouser", "exec"), help="Nothing."),
     Word(names=("user", "users", "owner", "group"), help="", is_refused=True, refusal=_ONLY_ROOT),
     Word(names=("remount",), help="", is_refused=True, refusal=_NO_REMOUNT),
-    Word(names=(_OF_OTHERS,), is_any=True, help="Nothing: it is for other readers of `/etc/fstab`, such as systemd."),
+    Word(
+        names=(_OF_OTHERS,),
+        is_any=True,
+        help="Nothing: these words are for other readers of `/etc/fstab`, such as systemd.",
+    ),
 )
 
 #: Every word, by each of its names.

@@ -129,7 +129,7 @@ _TABLE = (
         kind=Kind.FLAG,
         field="read_only",
         default="off",
-        help="Nothing can be written through this mount.",
+        help="Mounts read-only: nothing can be written through this mount.",
     ),
     Option(
         name="rw",
@@ -164,15 +164,15 @@ _TABLE = (
         default="4",
         minimum=1,
         maximum=16,
-        help="TCP connections to the NAS; more carry more on fast networks.",
+        help="Number of TCP connections to the NAS. More connections raise the throughput on fast networks.",
     ),
     Option(
         name="soft",
         kind=Kind.FLAG,
         field="soft",
         default="off",
-        help="Operations fail with EIO when the NAS is silent for `timeout`, instead of waiting until it is back. "
-        "Written data may be lost.",
+        help="Operations fail with EIO when the NAS has not answered for `timeout`, instead of waiting until it "
+        "answers again. Written data may be lost.",
     ),
     Option(name="hard", kind=Kind.FLAG, field="soft", default="on", sets=False, help="The opposite of `soft`."),
     Option(
@@ -183,7 +183,7 @@ _TABLE = (
         minimum=1000,
         maximum=3_600_000,
         unit="ms",
-        help="How long an operation waits for the NAS; only with `soft`.",
+        help="How long an operation waits for the NAS. It applies only with `soft`.",
     ),
     Option(
         name="consistency",
@@ -192,11 +192,11 @@ _TABLE = (
         default=CLOSE_TO_OPEN,
         choices=(CLOSE_TO_OPEN, "bounded", "sealed"),
         synonyms=(("close-to-open", CLOSE_TO_OPEN),),
-        help="What one node sees of another's changes. `cto` (close-to-open): who opens a file sees all that was "
-        "written before its last close; each open asks the NAS. `bounded`: what the NAS said within `attr-ttl` is "
-        "given without asking, opens included; permissions that are taken away at the NAS (also by its exports and "
-        "groups) are seen after that time, too. `sealed`: for data that nobody changes; nothing is asked twice until "
-        "the daemon is replaced.",
+        help="What one node sees of the changes of another. `cto` (close-to-open): an open sees everything that was "
+        "written before the last close of the file; each open asks the NAS. `bounded`: answers of the NAS that "
+        "are younger than `attr-ttl` are used without asking again, also for opens; so permissions that are "
+        "revoked at the NAS (also by its exports and groups) end after that time. `sealed`: for data that "
+        "nobody changes; nothing is asked twice until the daemon is replaced.",
     ),
     Option(
         name="attr-ttl",
@@ -205,8 +205,8 @@ _TABLE = (
         default="3s",
         maximum=3_600_000,
         unit="ms",
-        help="How long size, times and permissions are trusted without asking the NAS: with `cto` at least, 0s for "
-        "never; with `bounded` at most.",
+        help="How long size, times and permissions are trusted without asking the NAS: with `cto` the minimum (0s: "
+        "each look asks), with `bounded` the maximum.",
     ),
     Option(
         name="attr-ttl-max",
@@ -215,9 +215,10 @@ _TABLE = (
         default="60s",
         maximum=3_600_000,
         unit="ms",
-        help="With `cto`, how long size, times and permissions of a file are trusted at most: as long as they are "
-        "known not to have changed, within `attr-ttl` and this. With `sealed`, after which time the kernel asks the "
-        "daemon again. Less than `attr-ttl` is as much.",
+        help="With `cto`, the maximum time for which size, times and permissions of a file are trusted: they are "
+        "trusted for as long as they had been unchanged before, but for `attr-ttl` at least and `attr-ttl-max` "
+        "at most. With `sealed`, the time after which the kernel asks the daemon again. A value below "
+        "`attr-ttl` means `attr-ttl`.",
     ),
     Option(
         name="entry-ttl",
@@ -226,18 +227,18 @@ _TABLE = (
         default="1s",
         maximum=3_600_000,
         unit="ms",
-        help="With `cto`, how long the kernel trusts a name to be there, and how long the NAS's word on who may search "
-        "a directory holds. `bounded` and `sealed` have the times of attributes for that.",
+        help="With `cto`, how long the kernel trusts that a name exists, and how long the NAS's answer holds on who "
+        "may search a directory. `bounded` and `sealed` use the times of attributes for both.",
     ),
     Option(
         name="small-files",
         kind=Kind.IDS,
         field="small_files",
         default="none",
-        help="For many small files that are read again and again: the kernel opens files without asking, and reads "
-        "what it has in memory at the speed of a local file system. All of the mount is read from the NAS in the name "
-        "of this user and group, whoever asks; what the kernel has in memory nobody's rights are checked for but by "
-        "the mode bits. Needs `ro`, and `consistency=bounded` or `sealed`. There is no passthrough beside it.",
+        help="For many small files that are read again and again: the kernel opens files without asking the daemon, "
+        "and reads data in its page cache at the speed of a local file system. Everything is read from the NAS "
+        "as this user and group, whoever the caller is; for data in the page cache only the mode bits are "
+        "checked. Needs `ro`, and `consistency=bounded` or `sealed`. It excludes passthrough.",
     ),
     Option(
         name="read-ahead",
@@ -247,7 +248,7 @@ _TABLE = (
         minimum=128,
         maximum=262_144,
         unit="KiB",
-        help="How far ahead of a sequential reader one open file is read.",
+        help="How far ahead of a sequential reader the daemon reads in each open file.",
     ),
     Option(
         name="uncommitted",
@@ -257,8 +258,9 @@ _TABLE = (
         minimum=4,
         maximum=16_384,
         unit="MiB",
-        help="Memory for written data that the NAS has not put on stable storage yet: if NAS and daemon crash, so much "
-        "is sent again. A write takes a power of two, 4 KiB at least. It counts to the daemon's memory.",
+        help="Limit of the memory for written data that the NAS has not put on stable storage yet, and that is sent "
+        "again after a crash of NAS or daemon. Each write takes a power of two, 4 KiB at least. This memory "
+        "counts towards the daemon's.",
     ),
     Option(
         name="metadata-memory",
@@ -268,8 +270,8 @@ _TABLE = (
         minimum=4,
         maximum=65_536,
         unit="MiB",
-        help="Memory for what the daemon knows of inodes, names and directories; what was not used for longest makes "
-        "room. The list of inodes that the kernel knows is not part of it.",
+        help="Limit of the memory for cached inodes, names and listings; the least recently used ones are evicted. "
+        "The list of inodes that the kernel knows is not part of it.",
     ),
     Option(
         name="memory-max",
@@ -279,10 +281,10 @@ _TABLE = (
         minimum=64,
         maximum=1_048_576,
         unit="MiB",
-        help="Most memory of the daemon; inodes, `uncommitted`, `metadata-memory`, read-ahead and data on its "
-        "way adapt to it. It does not raise `--daemon-memory-max` of the keeper. Needs `--daemon-cgroup` there, and a "
-        "keeper as new as the option: an older one sets no limit. While it is mounted, less than what open and cached "
-        "files need is refused.",
+        help="Memory limit of the daemon. The number of inodes, `uncommitted`, `metadata-memory`, read-ahead and "
+        "data in flight adapt to it. It does not raise the keeper's `--daemon-memory-max`. It needs a keeper "
+        "with `--daemon-cgroup`, and one that knows this option: an older keeper sets no limit. On a mounted "
+        "dataset a limit below what open and cached files need is refused.",
     ),
     Option(
         name="write-behind",
@@ -291,37 +293,39 @@ _TABLE = (
         default="1s",
         maximum=60_000,
         unit="ms",
-        help="How long the node may hold written data back to send it in larger pieces, 0s for not at all. `fsync(2)` "
-        "and `close(2)` send it at once, and what must not come before it does. With `soft` nothing is held back.",
+        help="How long the node may hold written data back to send it in larger pieces; 0s: nothing is held back. "
+        "`fsync(2)` and `close(2)` send it at once, and so does any operation that must not overtake it. With "
+        "`soft` nothing is held back.",
     ),
     Option(
         name="workers",
         kind=Kind.ENDPOINTS,
         field="workers",
         default="none",
-        help="Workers (memcached) in whose memory the nodes share what they read, in blocks of 1 MiB: "
-        "`HOST:PORT`, several with `+` between them, all nodes alike; `*WEIGHT` behind one gives it more than others. "
-        "Or the path of a file on the node, readable for root, with one in each line, which has to be there at the "
-        "mount: what changes there is followed. Needs `workers-key`.",
+        help="Workers (memcached) in whose memory the nodes share data that they have read, in blocks of 1 MiB: "
+        "`HOST:PORT`, several with `+` between them, the same list on all nodes; `*WEIGHT` after a worker gives "
+        "it a larger share of the blocks. Or the path of a file on the node, readable for root, with one worker "
+        "per line: the file must exist when the dataset is mounted, and later changes of it take effect by "
+        "themselves. Needs `workers-key`.",
     ),
     Option(
         name="workers-key",
         kind=Kind.PATH,
         field="workers_key",
         default="none",
-        help="File on the node, readable for root, with the key under which blocks lie at the workers: "
-        "64 hexadecimal digits, as `efc worker key FILE` writes them. Who has it reads the dataset's cached blocks.",
+        help="File on the node, readable for root, with the key by which blocks at the workers are encrypted: 64 "
+        "hexadecimal digits, as `efc worker key FILE` writes them. Whoever has the key can read the dataset's "
+        "cached blocks.",
     ),
     Option(
         name="workers-tls",
         kind=Kind.PATH,
         field="workers_tls",
         default="none",
-        help="Directory on the node, readable for root, with `ca.crt`, `tls.crt` and `tls.key` (PEM; a Secret of "
-        "Kubernetes for TLS has them): workers are spoken to by TLS 1.3, and both sides show certificates that the "
-        "authority has signed. "
-        "A worker's must have its host as it stands in `workers`, or, if there is a file `server-name` in the "
-        "directory, the DNS name in it, wherever the worker is.",
+        help="Directory on the node, readable for root, with `ca.crt`, `tls.crt` and `tls.key` (PEM, as in a "
+        "Kubernetes Secret of type TLS). Connections to workers then use TLS 1.3, and both sides show "
+        "certificates that this authority has signed. A worker's certificate must name its host as written in "
+        "`workers`; or, if the directory has a file `server-name`, the DNS name in that file, for every worker.",
     ),
     Option(
         name="cache-size",
@@ -331,17 +335,17 @@ _TABLE = (
         minimum=64,
         maximum=1 << 30,
         unit="MiB",
-        help="A local store of this size: what was read stays in a directory of the node for the next pod, the next "
-        "epoch and after restarts. Not of what changes all the time: a file must have been unchanged for ten seconds.",
+        help="Size of a local store: data that was read stays in a directory of the node, for the next pod, the next "
+        "epoch and after restarts. A file is stored only when it has been unchanged for ten seconds.",
     ),
     Option(
         name="cache-dir",
         kind=Kind.PATH,
         field="store_dir",
         default="the node's",
-        help="Directory of the node, of root's and writable for nobody else, for the local store: on an SSD, an HDD or "
-        "a tmpfs (mounted with `mode=755`). Without it the first that the node has for caches (`efc-keeper "
-        "--cache-dir`, chart value `keeper.cacheDirs`), which also say what may be named here. Needs `cache-size`.",
+        help="Directory of the node for the local store, owned by root and writable for nobody else: on an SSD, an "
+        "HDD or a tmpfs (mounted with `mode=755`). Allowed are the node's directories for caches (`efc-keeper "
+        "--cache-dir`, chart value `keeper.cacheDirs`); the default is the first of them. Needs `cache-size`.",
     ),
     Option(
         name="cache-free",
@@ -350,8 +354,8 @@ _TABLE = (
         default="15",
         minimum=1,
         maximum=90,
-        help="Percent of that directory's file system that the local store leaves free, whatever `cache-size` says: "
-        "kubelet evicts pods when its disk has less than 10 or 15.",
+        help="Percentage of the file system of `cache-dir` that the local store leaves free, whatever `cache-size` "
+        "says: kubelet evicts pods when less than 10 or 15 percent of its disk are free.",
     ),
     Option(
         name="passthrough",
@@ -359,9 +363,10 @@ _TABLE = (
         field="passthrough",
         default=PASSTHROUGH,
         choices=(PASSTHROUGH, "off"),
-        help="With `auto`, `consistency=sealed` and a local store, the kernel reads files of more than 64 KiB that lie "
-        "there whole by itself, at the speed of its disk, whether a daemon runs or not; from Linux 6.9 on. Such a file "
-        "cannot be written to while somebody reads it. `off` stops that for files that are opened from then on.",
+        help="FUSE passthrough: with `auto`, `consistency=sealed`, a local store and Linux 6.9 or newer, the kernel "
+        "itself reads files of more than 64 KiB that are completely in the store, at the speed of the store's "
+        "disk, whether a daemon runs or not. Nobody on the node can write to such a file while somebody there "
+        "has it open. `off` ends passthrough for files that are opened from then on.",
     ),
     Option(
         name="prefetch",
@@ -369,11 +374,12 @@ _TABLE = (
         field="prefetch",
         default=PREFETCH,
         choices=(PREFETCH, "off"),
-        help="With `auto` and `consistency=bounded` or `sealed`, files are asked for before a program opens them: the "
-        "next ones in the order of the directory, with their data if they have up to 64 KiB, and where files of a "
-        "directory are opened in another order, the other small ones of it. Wrong guesses end that. In each mode a "
-        "directory in which several names were looked up in vain is listed, to know which others are not there. `off`: "
-        "nothing is asked for that nobody has opened or looked up.",
+        help="With `auto` and `consistency=bounded` or `sealed`, files are prefetched before a program opens them: "
+        "the next ones in the order of the directory, with their data if they have up to 64 KiB; or, if files "
+        "of a directory are opened in another order, the directory's other small files. Wrong guesses end the "
+        "prefetching. In each mode a directory in which several names were looked up in vain is listed, to know "
+        "which other names do not exist. `off`: the NAS is asked only for what somebody has opened or looked "
+        "up.",
     ),
     Option(
         name="threads",
@@ -382,7 +388,7 @@ _TABLE = (
         default="2",
         minimum=1,
         maximum=64,
-        help="Threads of the daemon that serve the kernel.",
+        help="Number of daemon threads that serve requests of the kernel.",
     ),
     Option(
         name="hang-limit",
@@ -392,22 +398,24 @@ _TABLE = (
         minimum=500,
         maximum=600_000,
         unit="ms",
-        help="How long a daemon may take no requests before it is replaced. A NAS that does not answer is no reason.",
+        help="How long a daemon may take no requests from the kernel before it counts as hung and is replaced. A NAS "
+        "that does not answer does not count.",
     ),
     Option(
         name="unprivileged-port",
         kind=Kind.FLAG,
         field="unprivileged_port",
         default="off",
-        help="Connect from any port; the NAS must allow it (`insecure`). Otherwise from one below 1024.",
+        help="Connects to the NAS from any source port, which the NAS must allow (`insecure`). Without it the source "
+        "port is below 1024.",
     ),
     Option(
         name="idmap",
         kind=Kind.FLAG,
         field="idmap",
         default="off",
-        help="The mount may be id-mapped, for pods with user namespaces (`hostUsers: false`). Needs Linux 6.15 or "
-        "newer, and costs a look at the caller for each operation.",
+        help="Allows id-mapping of the mount, for pods with user namespaces (`hostUsers: false`). Needs Linux 6.15 "
+        "or newer. The daemon then looks up the caller in `/proc` for each operation.",
     ),
     Option(
         name="log-level",
@@ -415,7 +423,7 @@ _TABLE = (
         field="log_level",
         default="info",
         choices=("error", "warn", "info", "debug"),
-        help="How much the daemon logs; with `debug` it may also be traced and dump core.",
+        help="How much the daemon logs. At `debug` the daemon may also be traced, and may dump core.",
     ),
     Option(
         name="network",
@@ -423,8 +431,8 @@ _TABLE = (
         field="network",
         default="host",
         choices=("host", "pod"),
-        help="Whose address the daemon connects to the NAS from: the node's, or that of the pod `efc-network` on the "
-        "node (chart value `network.enabled`).",
+        help="Network from which the daemon connects to the NAS: `host` is the node's, `pod` that of the pod "
+        "`efc-network` on the node (chart value `network.enabled`).",
     ),
     Option(
         name="fuse-features",
@@ -432,8 +440,8 @@ _TABLE = (
         field="fuse_features",
         default=RUNNING_KERNELS,
         choices=(RUNNING_KERNELS, "5.10", "6.1", "6.18"),
-        help="Uses nothing of the kernel's FUSE that came after this release of Linux, as if it ran there; `running` "
-        "is the node's own. For tests, and to go around a fault of a newer kernel.",
+        help="Uses only FUSE features that this release of Linux has, as if the node ran it; `running` is the node's "
+        "own kernel. For tests, and to avoid a bug of a newer kernel.",
     ),
 )
 
