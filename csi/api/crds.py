@@ -33,8 +33,8 @@ def crds() -> list[dict[str, Any]]:
             "Dataset",
             plural="datasets",
             short_name="dataset",
-            spec=_object(DatasetSpec, "Where the data is, and who may have it how."),
-            status=_unchecked(_object(DatasetStatus, "What the driver has made of it.")),
+            spec=_object(DatasetSpec, "Where the data is, and how pods may access it."),
+            status=_unchecked(_object(DatasetStatus, "State that the driver reports.")),
             columns=_DATASET_COLUMNS,
             subresources={"status": {}},
         ),
@@ -42,8 +42,11 @@ def crds() -> list[dict[str, Any]]:
             "EFCRuntime",
             plural="efcruntimes",
             short_name="efc",
-            spec=_object(EFCRuntimeSpec, "How much cache the Dataset of this name has, and how its parts run."),
-            status=_unchecked(_object(RuntimeStatus, "What the driver has made of it.")),
+            spec=_object(
+                EFCRuntimeSpec,
+                "How much cache the Dataset of the same name has, and how its masters, workers and daemons run.",
+            ),
+            status=_unchecked(_object(RuntimeStatus, "State that the driver reports.")),
             columns=_RUNTIME_COLUMNS,
             subresources={
                 "scale": {

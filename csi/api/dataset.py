@@ -37,7 +37,7 @@ class SecretKeySelector(Model):
     """One key of a Secret of the Dataset's namespace."""
 
     name: Annotated[str, Doc("Name of the Secret, in the Dataset's namespace.")]
-    key: Annotated[str, Doc("Key of the Secret whose value is the option's.")] = ""
+    key: Annotated[str, Doc("Key of the Secret that holds the option's value.")] = ""
 
 
 class EncryptOptionSource(Model):
@@ -50,7 +50,7 @@ class EncryptOption(Model):
     """An option whose value stands in a Secret."""
 
     name: Annotated[str, Doc("A mount option, as in `options`.")]
-    value_from: Annotated[EncryptOptionSource, Doc("Where the option's value stands.")] = EncryptOptionSource()
+    value_from: Annotated[EncryptOptionSource, Doc("Where the option's value is.")] = EncryptOptionSource()
 
 
 class Mount(Model):
@@ -69,15 +69,16 @@ class Mount(Model):
     options: Annotated[
         dict[str, str],
         Doc(
-            "Mount options of CONFIGURATION.md, which also says which of them change live; they win over "
-            "`sharedOptions`.",
+            "Mount options of this mount; they override `sharedOptions`. CONFIGURATION.md lists them, and says "
+            "which of them change live.",
             Change.LIVE,
         ),
     ] = Field(default_factory=dict)
     name: Annotated[
         str,
         Doc(
-            "Of a single mount the name means nothing; of several, one without a `path` shows at `/NAME`.",
+            "Name of the mount. If there are several mounts, one without a `path` appears at `/NAME`. The name of "
+            "a single mount has no effect.",
             Change.LIVE,
             {"minLength": 0, "maxLength": PATH_LENGTH_MAX},
             (rules.UPWARDS,),
@@ -86,8 +87,8 @@ class Mount(Model):
     path: Annotated[
         str,
         Doc(
-            "Directory of the volume in which the source shows; unless given, `/NAME` of several mounts, and the root, "
-            "`/`, of a single one.",
+            "Directory of the volume at which the source appears. Default: `/NAME` if there are several mounts, "
+            "the root, `/`, for a single one.",
             Change.LIVE,
             {"maxLength": PATH_LENGTH_MAX},
             (rules.UPWARDS,),
@@ -96,13 +97,15 @@ class Mount(Model):
     read_only: Annotated[
         bool,
         Doc(
-            "Nobody writes through this mount, whatever `accessModes` allows. Below the root it changes live.",
+            "Nobody can write through this mount, whatever `accessModes` allows. For a mount below the root it "
+            "changes live.",
             Change.CREATION,
         ),
     ] = False
-    shared: Annotated[bool, Doc("Means nothing here: access is a matter of `accessModes`.", Change.IGNORED)] = False
+    shared: Annotated[bool, Doc("Has no effect: `accessModes` determines access.", Change.IGNORED)] = False
     encrypt_options: Annotated[
-        tuple[EncryptOption, ...], Doc("Options whose values stand in Secrets; they win over `options`.", Change.LIVE)
+        tuple[EncryptOption, ...],
+        Doc("Options of this mount whose values are in Secrets; they override `options`.", Change.LIVE),
     ] = ()
 
 
@@ -112,23 +115,23 @@ class User(Model):
     uid: Annotated[
         Int64 | None,
         Doc(
-            "User id as whom the source is walked for its totals, where root may not.",
+            "User id with which the source's files are counted, for a NAS that does not let root read them.",
             Change.LIVE,
             rules=(rules.OWNER_ID,),
         ),
     ] = None
     gid: Annotated[
-        Int64 | None, Doc("Group id as whom the source is walked.", Change.LIVE, rules=(rules.OWNER_ID,))
+        Int64 | None, Doc("Group id with which the source's files are counted.", Change.LIVE, rules=(rules.OWNER_ID,))
     ] = None
-    user: Annotated[str, Doc("A name means nothing to a NAS: the number `uid` counts.", Change.IGNORED)] = ""
-    group: Annotated[str, Doc("A name means nothing to a NAS: the number `gid` counts.", Change.IGNORED)] = ""
+    user: Annotated[str, Doc("Has no effect, since NFSv3 uses numbers: set `uid`.", Change.IGNORED)] = ""
+    group: Annotated[str, Doc("Has no effect, since NFSv3 uses numbers: set `gid`.", Change.IGNORED)] = ""
 
 
 class CacheableNodeAffinity(Model):
     """On which nodes the Dataset may be cached: a NodeSelector of core/v1."""
 
     required: Annotated[
-        NodeSelector | None, Doc("A NodeSelector that each node with a worker meets.", Change.ROLLING)
+        NodeSelector | None, Doc("A NodeSelector that each node with a worker must match.", Change.ROLLING)
     ] = None
 
 
@@ -155,45 +158,51 @@ class DatasetSpec(Model):
     mounts: Annotated[
         tuple[Mount, ...],
         Doc(
-            "The sources, and where their files show.",
+            "The sources, and where their files appear.",
             schema={"minItems": 1, "maxItems": MOUNTS_MAX},
             rules=(rules.PLACED, rules.APART),
         ),
     ] = ()
-    owner: Annotated[User | None, Doc("As whom the sources are walked for UFS TOTAL SIZE and TOTAL FILES.")] = None
+    owner: Annotated[
+        User | None, Doc("User and group with which files are counted for UFS TOTAL SIZE and TOTAL FILES.")
+    ] = None
     node_affinity: Annotated[CacheableNodeAffinity | None, Doc("On which nodes the Dataset may be cached.")] = None
     tolerations: Annotated[
-        tuple[Toleration, ...], Doc("Taints of nodes that master and workers put up with.", Change.ROLLING)
+        tuple[Toleration, ...], Doc("Taints of nodes that master and workers tolerate.", Change.ROLLING)
     ] = ()
     access_modes: Annotated[
         tuple[str, ...],
         Doc(
-            "Access modes of claim and volume: ReadOnlyMany unless given, and enforced; ReadWriteMany for writing.",
+            "Access modes of claim and volume, which the driver enforces. Default: ReadOnlyMany. ReadWriteMany "
+            "lets pods write.",
             Change.CREATION,
         ),
     ] = ()
     runtimes: Annotated[
         tuple[RuntimeReference, ...],
-        Doc("Means nothing, as in Fluid: a Dataset's runtime is the one of its name and namespace.", Change.IGNORED),
+        Doc(
+            "Has no effect, as in Fluid: a Dataset's runtime is the one with its name in its namespace.", Change.IGNORED
+        ),
     ] = ()
     placement: Annotated[
         Annotated[Placement | str, Field(union_mode="left_to_right")],
         Doc(
-            "`Exclusive` (also unless given): a node with a worker of this Dataset has no other worker, neither "
-            "another Dataset's nor a second of its own. "
-            "`Shared`: workers of several Datasets may run on one node.",
+            "`Exclusive` (the default): a node with a worker of this Dataset has no other worker, neither of "
+            "another Dataset nor a second one of its own. `Shared`: workers of several Datasets may run on one "
+            "node.",
             Change.ROLLING,
         ),
     ] = Placement.UNSET
     data_restore_location: Annotated[
-        DataRestoreLocation | None, Doc("Backups are Alluxio's: there is nothing to restore.", Change.IGNORED)
+        DataRestoreLocation | None,
+        Doc("Has no effect: backups exist for Alluxio only, so there is nothing to restore.", Change.IGNORED),
     ] = None
-    shared_options: Annotated[dict[str, str], Doc("Mount options of all mounts.", Change.LIVE)] = Field(
-        default_factory=dict
-    )
+    shared_options: Annotated[
+        dict[str, str], Doc("Mount options of all mounts; a mount's own `options` override them.", Change.LIVE)
+    ] = Field(default_factory=dict)
     shared_encrypt_options: Annotated[
         tuple[EncryptOption, ...],
-        Doc("Options of all mounts whose values stand in Secrets; they win over any `options`.", Change.LIVE),
+        Doc("Options of all mounts whose values are in Secrets; they override `options` of any mount.", Change.LIVE),
     ] = ()
 
 

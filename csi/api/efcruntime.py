@@ -51,7 +51,13 @@ class VersionSpec(Model):
     image_pull_policy: Annotated[str, Doc("When the image is pulled.")] = ""
 
 
-_Version = Annotated[VersionSpec, Doc("Names a closed program; the images are the driver's own.", Change.IGNORED)]
+_Version = Annotated[
+    VersionSpec,
+    Doc(
+        "Has no effect: it selects an image of Fluid's closed EFC programs, and the driver uses its own image.",
+        Change.IGNORED,
+    ),
+]
 _Network = Annotated[NetworkMode | str, Field(union_mode="left_to_right")]
 
 
@@ -60,31 +66,32 @@ class Component(Model):
 
     replicas: Annotated[Int32, Doc("How many there are.", schema={"minimum": 1})] = 0
     version: _Version = VersionSpec()
-    properties: Annotated[dict[str, str], Doc("Options of closed programs.", Change.IGNORED)] = Field(
-        default_factory=dict
-    )
+    properties: Annotated[
+        dict[str, str], Doc("Has no effect: these are options of Fluid's closed EFC programs.", Change.IGNORED)
+    ] = Field(default_factory=dict)
     ports: Annotated[
         dict[str, int],
-        Doc("Where the pods listen is the driver's to say.", Change.IGNORED),
+        Doc("Has no effect: the driver chooses the ports of the pods.", Change.IGNORED),
     ] = Field(default_factory=dict)
     resources: Annotated[
         Resources,
         Doc("CPU and memory of each pod's container.", Change.ROLLING),
     ] = Field(default_factory=dict)
-    disabled: Annotated[bool, Doc("None of them run.")] = False
+    disabled: Annotated[bool, Doc("None of these pods run.")] = False
     node_selector: Annotated[dict[str, str], Doc("Labels of nodes where the pods may run.", Change.ROLLING)] = Field(
         default_factory=dict
     )
     network_mode: Annotated[
         _Network,
         Doc(
-            "`HostNetwork`: the pods have the node's network. Otherwise, and unless given, they have one of their own.",
+            "`HostNetwork`: the pods use the node's network. Otherwise, and by default, they have a network of "
+            "their own.",
             Change.ROLLING,
         ),
     ] = NetworkMode.UNSET
     pod_metadata: Annotated[
         PodMetadata,
-        Doc("`labels` and `annotations` of these pods; they win over those of `spec.podMetadata`.", Change.ROLLING),
+        Doc("`labels` and `annotations` of these pods; they override those of `spec.podMetadata`.", Change.ROLLING),
     ] = PodMetadata()
 
 
@@ -94,12 +101,14 @@ class Master(Component):
     replicas: Annotated[
         Int32,
         Doc(
-            f"Number of masters, of which one leads: 1 unless given, {MASTERS_MAX} at most; more is `FieldsIgnored`.",
+            f"Number of masters, of which one leads. Default: 1. Maximum: {MASTERS_MAX}; more is `FieldsIgnored`.",
             Change.LIVE,
             {"minimum": 1},
         ),
     ] = 0
-    disabled: Annotated[bool, Doc("Must not be true: without a master nodes know no workers.", Change.REFUSED)] = False
+    disabled: Annotated[
+        bool, Doc("Must not be true: without a master, nodes do not know the workers.", Change.REFUSED)
+    ] = False
 
 
 class Worker(Component):
@@ -107,13 +116,17 @@ class Worker(Component):
 
     replicas: Annotated[
         Int32,
-        Doc("Does nothing, as in Fluid: `spec.replicas` is the number of workers.", Change.IGNORED, {"minimum": 1}),
+        Doc("Has no effect, as in Fluid: `spec.replicas` is the number of workers.", Change.IGNORED, {"minimum": 1}),
     ] = 0
     resources: Annotated[
         Resources,
-        Doc("CPU and memory of each worker; what it needs for its levels is added to memory.", Change.ROLLING),
+        Doc(
+            "CPU and memory of each worker. The memory that its levels need is added to the given one.", Change.ROLLING
+        ),
     ] = Field(default_factory=dict)
-    disabled: Annotated[bool, Doc("There are no workers: everything is read from the NAS.", Change.LIVE)] = False
+    disabled: Annotated[bool, Doc("True: there are no workers, and everything is read from the NAS.", Change.LIVE)] = (
+        False
+    )
 
 
 class InitFuse(Model):
@@ -129,27 +142,29 @@ class Fuse(Model):
     properties: Annotated[
         dict[str, str],
         Doc(
-            "Mount options of CONFIGURATION.md, which also says which of them change live; the Dataset's options win.",
+            "Mount options of the Dataset; options in the Dataset override them. CONFIGURATION.md lists them, and "
+            "says which of them change live.",
             Change.LIVE,
         ),
     ] = Field(default_factory=dict)
     resources: Annotated[
         Resources,
         Doc(
-            "`limits.memory` is the most that the Dataset's daemon uses on a node; anything else is `FieldsIgnored`.",
+            "`limits.memory` is the memory limit of the Dataset's daemon on each node. Anything else is "
+            "`FieldsIgnored`.",
             Change.LIVE,
         ),
     ] = Field(default_factory=dict)
     node_selector: Annotated[
         dict[str, str],
-        Doc("Labels of nodes where pods may use the Dataset: they become the volume's node affinity.", Change.CREATION),
+        Doc("Labels of nodes where pods may use the Dataset. They become the volume's node affinity.", Change.CREATION),
     ] = Field(default_factory=dict)
     clean_policy: Annotated[
         Annotated[CleanPolicy | str, Field(union_mode="left_to_right"), Schema({"type": "string"})],
         Doc(
-            "`OnRuntimeDeleted` (also unless given): a node's daemon stays, with its caches, until the runtime is "
-            "deleted. `OnDemand`: it ends 30 s after its node's last pod. `OnFuseChanged` counts as the first, and "
-            "is `FieldsIgnored`.",
+            "When the daemon of a node ends. `OnRuntimeDeleted` (the default): it stays, with its caches, until "
+            "the runtime is deleted. `OnDemand`: it ends 30 s after the last pod on its node. `OnFuseChanged` "
+            "means `OnRuntimeDeleted`, and is `FieldsIgnored`.",
             Change.LIVE,
             {"maxLength": TEXT_LENGTH_MAX},
             (rules.CLEAN_POLICY,),
@@ -158,12 +173,13 @@ class Fuse(Model):
     network_mode: Annotated[
         _Network,
         Doc(
-            "`ContainerNetwork`: daemons connect to the NAS from the network of the node's pod `efc-network`, as with "
-            "the mount option `network=pod`. Otherwise, and unless given, from the node's.",
+            "`ContainerNetwork`: daemons connect to the NAS from the network of the node's pod `efc-network`, as "
+            "with the mount option `network=pod`. Otherwise, and by default, they connect from the node's "
+            "network.",
             Change.CREATION,
         ),
     ] = NetworkMode.UNSET
-    pod_metadata: Annotated[PodMetadata, Doc("Daemons are no pods.", Change.IGNORED)] = PodMetadata()
+    pod_metadata: Annotated[PodMetadata, Doc("Has no effect: daemons are not pods.", Change.IGNORED)] = PodMetadata()
 
 
 #: As the pattern of Fluid's, which wants two quotas or more, and a unit on each but the last.
@@ -182,14 +198,16 @@ class Level(Model):
     mediumtype: Annotated[
         Annotated[MediumType | str, Field(union_mode="left_to_right")],
         Doc(
-            "`MEM`: memory of the worker, whatever `path` and `volumeType` say. `SSD` and `HDD`: files below `path`.",
+            "What the level is stored in. `MEM`: memory of the worker, whatever `path` and `volumeType` say. "
+            "`SSD` and `HDD`: files below `path`.",
             Change.ROLLING,
         ),
     ]
     volume_type: Annotated[
         Annotated[VolumeType | str, Field(union_mode="left_to_right")],
         Doc(
-            "`hostPath`: `path` is a directory of the node. `emptyDir`: it is one of the pod's, and goes with the pod.",
+            "`hostPath`: `path` is a directory of the node. `emptyDir`: it is a directory of the pod, and is "
+            "deleted with the pod.",
             Change.ROLLING,
             {"enum": ["hostPath", "emptyDir"], "default": "hostPath"},
         ),
@@ -205,7 +223,7 @@ class Level(Model):
     path: Annotated[
         str,
         Doc(
-            "Directory of an `SSD` or `HDD` level's files, or several with commas between them.",
+            "Directory for the files of an `SSD` or `HDD` level, or several separated by commas.",
             Change.ROLLING,
             {"minLength": 1, "maxLength": TEXT_LENGTH_MAX},
         ),
@@ -213,7 +231,7 @@ class Level(Model):
     quota: Annotated[
         Quantity,
         Doc(
-            "Size of the level in each worker, over all its paths: 64Mi or more for each.",
+            "Size of the level in each worker, divided equally among its paths; 64Mi or more for each path.",
             Change.ROLLING,
             rules=(rules.QUOTA,),
         ),
@@ -221,7 +239,7 @@ class Level(Model):
     quota_list: Annotated[
         str,
         Doc(
-            "Size for each path of the level, with commas between them, in place of `quota`.",
+            "Sizes of the level's paths, one for each path, separated by commas; replaces `quota`.",
             Change.ROLLING,
             {"pattern": _QUOTA_LIST_PATTERN, "maxLength": QUOTA_LIST_LENGTH_MAX},
             (rules.QUOTA_LIST,),
@@ -229,11 +247,19 @@ class Level(Model):
     ] = ""
     high: Annotated[
         str,
-        Doc("Memcached evicts when it is full, and has no watermarks.", Change.IGNORED, {"maxLength": TEXT_LENGTH_MAX}),
+        Doc(
+            "Has no effect: memcached has no watermarks, and evicts when it is full.",
+            Change.IGNORED,
+            {"maxLength": TEXT_LENGTH_MAX},
+        ),
     ] = ""
     low: Annotated[
         str,
-        Doc("Memcached evicts when it is full, and has no watermarks.", Change.IGNORED, {"maxLength": TEXT_LENGTH_MAX}),
+        Doc(
+            "Has no effect: memcached has no watermarks, and evicts when it is full.",
+            Change.IGNORED,
+            {"maxLength": TEXT_LENGTH_MAX},
+        ),
     ] = ""
 
 
@@ -243,7 +269,7 @@ class TieredStore(Model):
     levels: Annotated[
         tuple[Level, ...],
         Doc(
-            "The levels; several are one worker's memory and disk. Without any, each worker has 1Gi of memory.",
+            "The levels: memory and disk of each worker. Without any, each worker has 1Gi of memory.",
             schema={"maxItems": LEVELS_MAX},
             item_rules=(rules.QUOTA_LENGTH, rules.WATERMARKS),
         ),
@@ -268,23 +294,28 @@ class EFCRuntimeSpec(Model):
     """What a user asks for."""
 
     master: Annotated[
-        Master, Doc("The pods that tell nodes of workers, and gather figures.", rules=(rules.MASTER_DISABLED,))
+        Master, Doc("The pods that tell nodes about workers, and collect figures.", rules=(rules.MASTER_DISABLED,))
     ] = Master()
     worker: Annotated[Worker, Doc("The pods that cache.")] = Worker()
-    init_fuse: Annotated[InitFuse, Doc("Names a closed program.", Change.IGNORED)] = InitFuse()
+    init_fuse: Annotated[
+        InitFuse, Doc("Has no effect: it selects an image of Fluid's closed EFC programs.", Change.IGNORED)
+    ] = InitFuse()
     fuse: Annotated[Fuse, Doc("The daemons that serve the Dataset on nodes with pods that use it.")] = Fuse()
-    tieredstore: Annotated[TieredStore, Doc("What each worker caches in.")] = TieredStore()
+    tieredstore: Annotated[TieredStore, Doc("Memory and disks in which each worker caches.")] = TieredStore()
     replicas: Annotated[
         Int32,
         Doc(
-            "Number of workers. 0, also unless given: none, everything is read from the NAS.",
+            "Number of workers. 0, the default: there are none, and everything is read from the NAS.",
             Change.LIVE,
             rules=(rules.REPLICAS,),
         ),
     ] = 0
-    os_advise: Annotated[OSAdvise, Doc("Is about closed programs.", Change.IGNORED)] = OSAdvise()
+    os_advise: Annotated[OSAdvise, Doc("Has no effect: it concerns Fluid's closed EFC programs.", Change.IGNORED)] = (
+        OSAdvise()
+    )
     clean_cache_policy: Annotated[
-        CleanCachePolicy, Doc("There is nothing to clean: a worker's cache goes with the worker.", Change.IGNORED)
+        CleanCachePolicy,
+        Doc("Has no effect: a worker's cache ends with the worker, so there is nothing to clean.", Change.IGNORED),
     ] = CleanCachePolicy()
     pod_metadata: Annotated[PodMetadata, Doc("`labels` and `annotations` of masters and workers.", Change.ROLLING)] = (
         PodMetadata()

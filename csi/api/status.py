@@ -64,10 +64,10 @@ class PartPhase(StrEnum):
 class Condition(Model):
     """One condition. Times are RFC 3339, and empty times are left out."""
 
-    type: Annotated[str, Doc("What is said something about.")]
+    type: Annotated[str, Doc("Type of the condition.")]
     status: Annotated[str, Doc("`True`, `False` or `Unknown`.")]
-    reason: Annotated[str, Doc("Why, in one word.")] = ""
-    message: Annotated[str, Doc("Why, for people.")] = ""
+    reason: Annotated[str, Doc("The reason, in one word.")] = ""
+    message: Annotated[str, Doc("The reason, in a sentence.")] = ""
     last_transition_time: Annotated[Time, Doc("When `status` last changed.")] = ""
 
 
@@ -101,7 +101,7 @@ class WorkerCache(Model):
     """What one worker holds."""
 
     name: Annotated[str, Doc("Name of the worker's pod.")] = ""
-    cached: Annotated[str, Doc("Size of the Dataset's blocks that it holds, such as `3.33GiB`.")] = ""
+    cached: Annotated[str, Doc("Size of the Dataset's blocks in the worker, such as `3.33GiB`.")] = ""
 
 
 class Hcfs(Model):
@@ -125,9 +125,9 @@ _CacheStates = Annotated[
 class DatasetStatus(Model):
     """The status of a Dataset."""
 
-    observed_generation: Annotated[Int64, Doc("The generation of the Dataset that this is the status of.")] = 0
+    observed_generation: Annotated[Int64, Doc("Generation of the Dataset to which this status belongs.")] = 0
     phase: Annotated[str, Doc("`NotBound`, `Bound`, `Updating` or `Failed`.")] = ""
-    conditions: Annotated[tuple[DatasetCondition, ...], Doc("What holds now, and why.")] = ()
+    conditions: Annotated[tuple[DatasetCondition, ...], Doc("Present conditions.")] = ()
     mounts: Annotated[tuple[Mount, ...], Doc("The mounts that are in force.")] = ()
     ufs_total: Annotated[str, Doc("Sum of the sizes of all regular files, such as `10.00GiB`.")] = ""
     file_num: Annotated[str, Doc("Number of regular files.")] = ""
@@ -160,27 +160,27 @@ class RuntimeStatus(Model):
     *Fuses* are nodes: desired where pods use the Dataset, ready where its daemon serves.
     """
 
-    observed_generation: Annotated[Int64, Doc("The generation of the runtime that this is the status of.")] = 0
+    observed_generation: Annotated[Int64, Doc("Generation of the runtime to which this status belongs.")] = 0
     master_phase: Annotated[str, Doc("`NotReady`, `PartialReady` or `Ready`: of the masters.")] = PartPhase.NONE
     master_reason: Annotated[str, Doc("Why masters are not ready.")] = ""
     worker_phase: Annotated[str, Doc("`NotReady`, `PartialReady` or `Ready`: of the workers.")] = PartPhase.NONE
     worker_reason: Annotated[str, Doc("Why workers are not ready.")] = ""
     fuse_phase: Annotated[str, Doc("`NotReady`, `PartialReady` or `Ready`: of the daemons.")] = PartPhase.NONE
     fuse_reason: Annotated[str, Doc("Why daemons are not ready.")] = ""
-    desired_master_number_scheduled: Annotated[Int32, Doc("How many masters there shall be.")] = 0
-    current_master_number_scheduled: Annotated[Int32, Doc("How many masters there are.")] = 0
-    master_number_ready: Annotated[Int32, Doc("How many masters are ready.")] = 0
-    desired_worker_number_scheduled: Annotated[Int32, Doc("How many workers there shall be.")] = 0
-    current_worker_number_scheduled: Annotated[Int32, Doc("How many workers there are.")] = 0
-    worker_number_ready: Annotated[Int32, Doc("How many workers are ready.")] = 0
-    worker_number_available: Annotated[Int32, Doc("As many as are ready.")] = 0
-    worker_number_unavailable: Annotated[Int32, Doc("How many of the desired workers are not ready.")] = 0
-    desired_fuse_number_scheduled: Annotated[Int32, Doc("On how many nodes pods use the Dataset.")] = 0
-    current_fuse_number_scheduled: Annotated[Int32, Doc("On how many nodes there is a daemon of the Dataset.")] = 0
-    fuse_number_ready: Annotated[Int32, Doc("On how many nodes the Dataset's daemon serves.")] = 0
-    fuse_number_available: Annotated[Int32, Doc("As many as are ready.")] = 0
-    fuse_number_unavailable: Annotated[Int32, Doc("On how many of the desired nodes no daemon serves.")] = 0
-    conditions: Annotated[tuple[RuntimeCondition, ...], Doc("What holds now, and why.")] = ()
+    desired_master_number_scheduled: Annotated[Int32, Doc("Desired number of masters.")] = 0
+    current_master_number_scheduled: Annotated[Int32, Doc("Number of masters that exist.")] = 0
+    master_number_ready: Annotated[Int32, Doc("Number of masters that are ready.")] = 0
+    desired_worker_number_scheduled: Annotated[Int32, Doc("Desired number of workers.")] = 0
+    current_worker_number_scheduled: Annotated[Int32, Doc("Number of workers that exist.")] = 0
+    worker_number_ready: Annotated[Int32, Doc("Number of workers that are ready.")] = 0
+    worker_number_available: Annotated[Int32, Doc("The same as the number that is ready.")] = 0
+    worker_number_unavailable: Annotated[Int32, Doc("Number of desired workers that are not ready.")] = 0
+    desired_fuse_number_scheduled: Annotated[Int32, Doc("Number of nodes on which pods use the Dataset.")] = 0
+    current_fuse_number_scheduled: Annotated[Int32, Doc("Number of nodes that have a daemon of the Dataset.")] = 0
+    fuse_number_ready: Annotated[Int32, Doc("Number of nodes on which the Dataset's daemon serves.")] = 0
+    fuse_number_available: Annotated[Int32, Doc("The same as the number that is ready.")] = 0
+    fuse_number_unavailable: Annotated[Int32, Doc("Number of desired nodes on which no daemon serves.")] = 0
+    conditions: Annotated[tuple[RuntimeCondition, ...], Doc("Present conditions.")] = ()
     cache_states: _CacheStates = CacheStates()
     workers: Annotated[tuple[WorkerCache, ...], Doc("What each worker holds.")] = ()
     selector: Annotated[str, Doc("The labels of the workers, for autoscalers.")] = ""
