@@ -209,7 +209,7 @@ def test_notes(notes: Callable[..., str]) -> None:
     assert "nas.example.com is a placeholder" in installed
     assert "placeholder" not in notes("--set", "controller.sources={nfs://10.0.0.1/export}")
     upgraded = notes("--is-upgrade", "--set", "image.tag=new")
-    assert "Not rolled is efc-keeper, nor efc-network" in upgraded
+    assert "has not replaced the pods of efc-keeper and efc-network" in upgraded
     assert "Replace efc-keeper first" in upgraded
     assert "efc-csi:new" in upgraded
     assert "component in (keeper,network)" in upgraded
