@@ -20,14 +20,20 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_master(commands: Commands) -> None:
-    text = "serve one Dataset: tell its nodes what to do, and the operator how they do"
+    text = "run the master of one Dataset, which relays between its nodes and the operator"
     parser = described(commands, "master", text)
-    parser.add_argument("--listen", metavar="ADDRESS:PORT", default="[::]:9810", help="where (%(default)s)")
     parser.add_argument(
-        "--tls", type=Path, metavar="DIR", required=True, help="folder with ca.crt, tls.crt and tls.key"
+        "--listen", metavar="ADDRESS:PORT", default="[::]:9810", help="address to listen at (%(default)s)"
     )
     parser.add_argument(
-        "--state", type=Path, metavar="DIR", required=True, help="folder for what the next process goes on with"
+        "--tls", type=Path, metavar="DIR", required=True, help="directory with ca.crt, tls.crt and tls.key"
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        required=True,
+        help="directory for the state with which the next process continues",
     )
     _add_log_level(parser)
     parser.set_defaults(module="csi.cli.master")
@@ -41,44 +47,44 @@ def _add_csi(commands: Commands) -> None:
 
 
 def _add_csi_node(services: Commands) -> None:
-    parser = command(services, "node", "serve Identity and Node on this node")
+    parser = command(services, "node", "serve the Identity and Node services on this node")
     parser.add_argument("--node-id", required=True, help="this node's name in Kubernetes")
     parser.add_argument(
         "--kubelet-root",
         metavar="DIR",
         action="append",
         default=[],
-        help="targets must lie beneath it; may be repeated (/var/lib/kubelet)",
+        help="kubelet's directory, beneath which all targets must be; may be repeated (/var/lib/kubelet)",
     )
     parser.add_argument(
         "--idle-grace",
         type=seconds,
         default=30.0,
         metavar="SECONDS",
-        help="how long a daemon outlives its last volume (%(default)g)",
+        help="how long a daemon goes on after its last volume (%(default)g)",
     )
     parser.add_argument(
         "--registration-dir",
         metavar="DIR",
-        help="kubelet's plugins_registry: register there, and end when kubelet refuses",
+        help="kubelet's plugins_registry: register there, and exit if kubelet refuses",
     )
     parser.add_argument(
         "--allowed-sources",
         type=Path,
         metavar="FILE",
-        help="which namespaces may mount which sources inline, as JSON; read for every inline volume (none may)",
+        help="JSON file with the sources that each namespace may mount inline; read for every inline volume (none may)",
     )
     _add_serving(parser, service="node")
 
 
 def _add_csi_controller(services: Commands) -> None:
-    parser = command(services, "controller", "serve Identity and Controller")
+    parser = command(services, "controller", "serve the Identity and Controller services")
     parser.add_argument(
         "--source",
         metavar="URL",
         action="append",
         required=True,
-        help="a NAS directory on and beneath which volumes may be made; may be repeated",
+        help="a NAS directory in and beneath which volumes may be made; may be repeated",
     )
     _add_serving(parser, service="controller")
 
@@ -98,16 +104,16 @@ def _add_metrics_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-address",
         metavar="ADDRESS:PORT",
-        help="serve metrics there over HTTP, at /metrics (docs/METRICS.md)",
+        help="serve metrics at this address over HTTP, at /metrics (docs/METRICS.md)",
     )
 
 
 def _add_csi_probe(services: Commands) -> None:
     probe = described(services, "probe", "ask a CSI socket whether its process works")
     probe.add_argument("--endpoint", required=True, help="unix:///path of the socket")
-    probe.add_argument("--alive", action="store_true", help="any answer will do, also that it is not ready")
+    probe.add_argument("--alive", action="store_true", help="succeed on any answer, even if the process is not ready")
     probe.add_argument(
-        "--timeout", type=seconds, default=3.0, metavar="SECONDS", help="how long to wait for it (%(default)g)"
+        "--timeout", type=seconds, default=3.0, metavar="SECONDS", help="how long to wait for an answer (%(default)g)"
     )
     probe.set_defaults(module="csi.cli.probe")
 
@@ -116,27 +122,29 @@ def _add_operator(commands: Commands) -> None:
     text = "serve a cluster as a whole: Datasets and their runtimes, and startup taints of nodes"
     parser = described(commands, "operator", text)
     _add_log_level(parser)
-    parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
+    parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz at this address")
     _add_metrics_address(parser)
-    parser.add_argument("--image", metavar="IMAGE", help="of masters and workers; without it no Datasets are served")
+    parser.add_argument(
+        "--image", metavar="IMAGE", help="image of masters and workers; without it no Datasets are served"
+    )
     parser.add_argument(
         "--image-pull-policy",
         choices=("Always", "IfNotPresent", "Never"),
         default="IfNotPresent",
-        help="of masters and workers (%(default)s)",
+        help="pull policy of that image (%(default)s)",
     )
     parser.add_argument(
         "--image-pull-secret",
         metavar="NAME",
         action="append",
         default=[],
-        help="of masters and workers, a Secret in each Dataset's namespace; may be repeated",
+        help="pull Secret of that image in each Dataset's namespace; may be repeated",
     )
     parser.add_argument(
         "--allowed-sources",
         type=Path,
         metavar="FILE",
-        help="which namespaces may name which sources in Datasets, as JSON; without it all may name all",
+        help="JSON file with the sources that each namespace may name in Datasets; without it all may name all",
     )
     parser.add_argument(
         "--network-pod",
@@ -147,10 +155,12 @@ def _add_operator(commands: Commands) -> None:
         "--namespace",
         metavar="NAMESPACE",
         default="",
-        help="where the Lease is (the pod's own; outside of one efc-system)",
+        help="namespace of the Lease (the pod's own; outside a pod efc-system)",
     )
     parser.add_argument(
-        "--webhook", action="store_true", help="keep the certificate of the admission webhook, with Datasets"
+        "--webhook",
+        action="store_true",
+        help="issue and renew the certificate of the admission webhook; needs Datasets",
     )
     parser.set_defaults(module="csi.cli.operator")
 
@@ -161,24 +171,30 @@ def _add_dataset(commands: Commands) -> None:
 
 
 def _add_webhook(commands: Commands) -> None:
-    text = "tell the API server which affinity new pods get to the workers of their Datasets"
+    text = "run the admission webhook, which gives new pods an affinity to the workers of their Datasets"
     parser = described(commands, "webhook", text)
-    parser.add_argument("--listen", metavar="ADDRESS:PORT", default="[::]:9443", help="where (%(default)s)")
     parser.add_argument(
-        "--certificate", type=Path, metavar="DIR", required=True, help="folder of tls.crt and tls.key; they may change"
+        "--listen", metavar="ADDRESS:PORT", default="[::]:9443", help="address to listen at (%(default)s)"
+    )
+    parser.add_argument(
+        "--certificate",
+        type=Path,
+        metavar="DIR",
+        required=True,
+        help="directory of tls.crt and tls.key, which may change at any time",
     )
     _add_log_level(parser)
     parser.set_defaults(module="csi.cli.webhook")
 
 
 def _add_in_use(commands: Commands) -> None:
-    parser = described(commands, "in-use", "fail while a cluster uses EFC, and say what does")
+    parser = described(commands, "in-use", "exit with status 1 while the cluster uses EFC, and print what uses it")
     parser.add_argument(
         "--again-after",
         type=seconds,
         default=0.0,
         metavar="SECONDS",
-        help="look once more so much later (%(default)g)",
+        help="check again after this time (%(default)g)",
     )
     parser.set_defaults(module="csi.cli.in_use")
 
@@ -190,6 +206,6 @@ def _add_clean_node(commands: Commands) -> None:
         "--run-dir", required=True, help="the node's run directory; its parent must be the node's as well"
     )
     parser.add_argument(
-        "--kubelet-root", required=True, help="that of kubelet (its plugins and plugins_registry will do)"
+        "--kubelet-root", required=True, help="kubelet's directory (its plugins and plugins_registry are sufficient)"
     )
     parser.set_defaults(module="csi.cli.clean_node")
