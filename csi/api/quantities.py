@@ -27,7 +27,7 @@ def bytes_of(quantity: str | int) -> int:
     text = str(quantity)
     match = _QUANTITY.fullmatch(text) if len(text) <= _LENGTH_MAX else None
     if match is None:
-        raise invalid(f"{text[:_LENGTH_MAX]!r} is no quantity: write a number with a unit, such as 15Gi")
+        raise invalid(f"{text[:_LENGTH_MAX]!r} is not a quantity: write a number with a unit, such as 15Gi")
     sign, digits, unit, exponent = match.groups()
     number = Decimal(digits) * _FACTORS[unit or ""] * Decimal(10) ** int(exponent or 0)
     if sign == "-" and number:

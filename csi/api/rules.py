@@ -95,7 +95,7 @@ _UPWARDS = r"(^|[/\\])[.][.]([/\\?]|$)"
 SCHEME = Rule(
     cel=_matches(_SCHEMES),
     holds=lambda text: _is_match(_SCHEMES, text),
-    words="'{value}' is no source that is served here: write nfs://HOST[:PORT]:/DIR, cpfs://HOST[:PORT]:/DIR or "
+    words="'{value}' is not a supported source: write nfs://HOST[:PORT]:/DIR, cpfs://HOST[:PORT]:/DIR or "
     "pvc://CLAIM[/DIR]",
 )
 HOST = Rule(
@@ -173,7 +173,7 @@ def _is_enough(quantity: str | int) -> bool:
 QUOTA = Rule(
     cel=f"!quantity(string(self)).isLessThan(quantity('{QUOTA_MIN}'))",
     holds=_is_enough,
-    words=f"a quota this small holds no cache: write {QUOTA_MIN} or more",
+    words=f"a quota this small is not enough for a cache: write {QUOTA_MIN} or more",
 )
 QUOTA_LIST = Rule(
     cel=f"self.split(',').all(q, !quantity(q).isLessThan(quantity('{QUOTA_MIN}')))",
@@ -219,6 +219,6 @@ OWNER_ID = Rule(
 MASTER_DISABLED = Rule(
     cel="!has(self.disabled) || !self.disabled",
     holds=lambda master: not master.get("disabled", False),
-    words="the master cannot be disabled, without it nodes know no workers: leave disabled out",
+    words="the master cannot be disabled, because nodes learn about workers from it: leave disabled out",
     at=".disabled",
 )

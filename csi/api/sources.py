@@ -75,7 +75,7 @@ def source_of(mount_point: str) -> Source | ClaimSource:
     if scheme == "pvc":
         claim, _, path = rest.partition("/")
         if not is_object_name(claim):
-            raise invalid(f"source {mount_point[:256]!r}: {claim[:64]!r} is no name of a claim")
+            raise invalid(f"source {mount_point[:256]!r}: {claim[:64]!r} is not the name of a claim")
         return ClaimSource(claim=claim, path=check_relative(path.rstrip("/"), noun="the directory"))
     if scheme in ("nfs", "cpfs"):
         if colon := _COLON.match(rest):
@@ -90,7 +90,9 @@ def places_of(dataset: Dataset) -> tuple[str, ...]:
     if len(mounts) == 1:
         return (checked_path(mounts[0].path),)
     if len(mounts) > SOURCES_MAX:
-        raise invalid(f"{len(mounts)} mounts are more than the {SOURCES_MAX} that one Dataset has: make another one")
+        raise invalid(
+            f"{len(mounts)} mounts are more than the {SOURCES_MAX} that one Dataset can have: make another Dataset"
+        )
     return tuple(checked_path(mount.path or mount.name) for mount in mounts)
 
 
@@ -211,7 +213,7 @@ def overlaid(options: Mapping[str, str], over: Mapping[str, str], *, origin: str
     """
     for name in over:
         if name in _OURS:
-            raise invalid(f"option {name!r} in {origin} is the driver's own for a Dataset: leave it out")
+            raise invalid(f"option {name!r} in {origin} is set by the driver for a Dataset: leave it out")
     items: list[tuple[str, str | None]] = [(name, value or None) for name, value in over.items()]
     was_soft = parse(options.items(), origin="options").soft
     # What is wrong within a layer is an error, as everywhere; whether `soft` is in force may be a lower layer's word.
@@ -241,7 +243,7 @@ def _decrypted(option: EncryptOption, secrets: Mapping[str, Mapping[str, str]], 
     if reference.key not in secret:
         raise _missing(f"option {name!r} in {origin}: Secret {reference.name!r} has no key {reference.key!r}")
     if name in _ACCESS:
-        raise invalid(f"option {name!r} in {origin} is no secret: write readOnly or accessModes")
+        raise invalid(f"option {name!r} in {origin} must not come from a Secret: write readOnly or accessModes")
     if not is_option(name):
         raise unknown(name, known=OPTIONS, also=nfs_words.WORDS, noun="option", origin=origin)
     value = secret[reference.key]
@@ -263,9 +265,9 @@ def _with_access(words: dict[str, str], *, is_writable: bool, is_read_only: bool
     """The options with what access asks for: read-only or not, and, unless they have one, the consistency."""
     given = {name for name in _ACCESS if name in words}
     asked = parse(words.items(), origin="the Dataset's options").read_only
-    reason = "accessModes has no mode that writes" if not is_writable else "the mount has readOnly: true"
+    reason = "accessModes has no mode for writing" if not is_writable else "the mount has readOnly: true"
     if given and not asked and (is_read_only or not is_writable):
-        raise invalid(f"option 'rw' cannot be had, since {reason}: leave it out, or change the other")
+        raise invalid(f"option 'rw' cannot be used, since {reason}: leave it out, or change that")
     if not (is_read_only or asked) and is_writable:
         return {"consistency": "cto"} | words
     kept = {name: value for name, value in words.items() if name not in _ACCESS}

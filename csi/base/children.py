@@ -70,7 +70,7 @@ class Children:
         if slot is not None and slot in self._slots:
             raise DriverError(Code.ABORTED, f"an earlier operation on {slot} has not ended yet: try again")
         if self._count >= CHILDREN_MAX:
-            raise DriverError(Code.RESOURCE_EXHAUSTED, f"{self._count} operations are under way already: try again")
+            raise DriverError(Code.RESOURCE_EXHAUSTED, f"{self._count} operations are in progress already: try again")
         descriptors: list[int] = []
         try:
             descriptors += map(_memory, ("stdin", "stdout", "stderr"))
@@ -96,7 +96,7 @@ class Children:
             self._on_killed(program)
             raise DriverError(
                 Code.DEADLINE_EXCEEDED,
-                f"{program} was stopped after {deadline_seconds:g} s: what it asked did not answer",
+                f"{program} was stopped after {deadline_seconds:g} s: it got no answer",
             ) from None
 
     def _watch(self, process_id: int, *, slot: str | None) -> "asyncio.Future[int]":

@@ -10,6 +10,8 @@ def check_directory(printed: bytes, *, source: str) -> None:
     try:
         kind = str(json.loads(printed)["kind"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DriverError(Code.INTERNAL, f"efc-fs stat printed what is no file: {error}") from None
+        raise DriverError(
+            Code.INTERNAL, f"efc-fs stat printed something other than a file's attributes: {error}"
+        ) from None
     if kind != "directory":
-        raise invalid(f"{source} is a {kind}, and no directory")
+        raise invalid(f"{source} is a {kind}, not a directory")

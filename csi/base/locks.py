@@ -24,7 +24,7 @@ class KeyedLocks:
     def hold(self, key: str) -> Iterator[None]:
         """Holds ``key`` for the body; raises ABORTED at once if somebody does already."""
         if key in self._held:
-            raise DriverError(Code.ABORTED, f"another call for {self._noun} {key!r} is under way: try again")
+            raise DriverError(Code.ABORTED, f"another call for {self._noun} {key!r} is in progress: try again")
         self._held.add(key)
         try:
             yield

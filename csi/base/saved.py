@@ -41,7 +41,7 @@ def decoded(text: bytes, *, bytes_max: int = RECORD_BYTES_MAX) -> Any:  # noqa: 
     except RecursionError:
         raise DamagedError("it is nested too deeply") from None
     except ValueError as error:
-        raise DamagedError(f"it is no JSON: {error}") from None
+        raise DamagedError(f"it is not JSON: {error}") from None
 
 
 def _no_number(name: str) -> object:
@@ -55,7 +55,7 @@ def checked(kind: type[_T], found: object) -> _T:
     whoever prints or hashes it would fail.
     """
     if not isinstance(found, dict):
-        raise DamagedError("it is no JSON object")
+        raise DamagedError("it is not a JSON object")
     hints = typing.get_type_hints(kind)
     values: dict[str, object] = {}
     for field in fields(kind):  # type: ignore[arg-type]  # a dataclass, by contract
@@ -83,7 +83,7 @@ def _value(hint: Any, value: object, *, name: str) -> object:  # noqa: ANN401 - 
         _, item = typing.get_args(hint)
         return {_value(str, key, name=name): _value(item, one, name=name) for key, one in value.items()}
     if isinstance(value, str) and not _is_text(value):
-        raise DamagedError(f"field {name[:_SHOWN_LENGTH_MAX]!r} holds half a character")
+        raise DamagedError(f"field {name[:_SHOWN_LENGTH_MAX]!r} has half a character (a lone surrogate)")
     allowed = typing.get_args(hint) if origin in (types.UnionType, typing.Union) else (hint,)
     if type(value) in allowed or (type(value) is int and float in allowed):
         return value

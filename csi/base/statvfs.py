@@ -23,4 +23,4 @@ class Statvfs:
             fields = json.loads(text)
             return cls(**{name: int(fields[name]) for name in cls.__annotations__})
         except (ValueError, KeyError, TypeError) as error:
-            raise DriverError(Code.INTERNAL, f"{origin} printed what is no statvfs: {error}") from None
+            raise DriverError(Code.INTERNAL, f"{origin} printed something other than statvfs: {error}") from None

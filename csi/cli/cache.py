@@ -33,7 +33,7 @@ _DIRECTORY = Path("/var/cache/efc")
 _SOURCE_BYTES_MAX = 8192
 _SOURCE_FIELDS = 5
 #: The keeper does not remember where stores of former mounts are.
-_ELSEWHERE = "those of former mounts with another cache-dir are found by efc cache --directory DIR"
+_ELSEWHERE = "for stores of former mounts in another cache-dir use efc cache --directory DIR"
 _COLUMNS = ("SOURCE", "STORE", "HELD", "LAST USED", "USED BY")
 _DAY_SECONDS = 86_400
 
@@ -175,7 +175,9 @@ def _chosen(
             path = Path(os.path.normpath(wanted))
             matching = [store for store in found([path.parent], mounts) if store.path == path]
         if not matching:
-            message = f"{wanted!r} is no local store in {_names(directories)}, nor the full path of one; {_ELSEWHERE}"
+            message = (
+                f"{wanted!r} is not a local store in {_names(directories)}, nor the full path of one; {_ELSEWHERE}"
+            )
             raise DriverError(Code.NOT_FOUND, message)
         chosen += [store for store in matching if store not in chosen]
     for store in chosen:
@@ -189,7 +191,7 @@ def _clear(stores: Sequence[Store], directories: Sequence[Path]) -> int:
     for store in stores:
         with _locked(store.path) as is_ours:
             if not is_ours:
-                print(f"{printable(str(store.path))}: in use by now, left alone")
+                print(f"{printable(str(store.path))}: in use by now, so it stays")
                 continue
             shutil.rmtree(store.path)
         print(f"{printable(str(store.path))}: removed, {size(store.held_bytes)}")

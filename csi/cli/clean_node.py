@@ -38,7 +38,7 @@ def clean(run_dir: Path, kubelet_root: Path, *, mounts: Iterable[Mount]) -> list
     for mount in mounts:
         is_ours = mount.file_system_type == FILE_SYSTEM_TYPE
         if is_ours and any(beneath(mount.target, str(folder)) for folder in (run_dir, kubelet_root)):
-            raise DriverError(Code.FAILED_PRECONDITION, f"{mount.target} is mounted still: nothing is removed")
+            raise DriverError(Code.FAILED_PRECONDITION, f"{mount.target} is still mounted: nothing is removed")
     _refuse_if_locked(run_dir / "keeper.lock")
     for name in _FOLDERS:
         _empty(run_dir / name)

@@ -55,7 +55,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 async def _status(parsed: argparse.Namespace, cluster: Any, namespace: str) -> int:  # noqa: ANN401
     if parsed.name and parsed.all_namespaces:
-        raise DriverError(Code.INVALID_ARGUMENT, "a NAME is of one namespace: leave out --all-namespaces")
+        raise DriverError(Code.INVALID_ARGUMENT, "NAME belongs to one namespace: leave --all-namespaces out")
     views = await _views(cluster, namespace, name=parsed.name, is_everywhere=parsed.all_namespaces)
     if parsed.json:
         print(json.dumps(views, indent=2))
@@ -108,9 +108,9 @@ async def _where(parsed: argparse.Namespace, cluster: Any, namespace: str) -> in
     if not workers:
         wanted = 0 if (runtime["spec"].get("worker") or {}).get("disabled") else runtime["spec"].get("replicas") or 0
         print(
-            f"None of {wanted} workers is there: kubectl efc status {printable(parsed.name)} says why."
+            f"None of {wanted} workers exists: kubectl efc status {printable(parsed.name)} shows why."
             if wanted
-            else "It has no workers, by its EFCRuntime: only nodes that use it have some of it, in their memory."
+            else "Its EFCRuntime asks for no workers: only nodes that use it hold parts of it, in their memory."
         )
         return 0
     rows = [
@@ -123,7 +123,7 @@ async def _where(parsed: argparse.Namespace, cluster: Any, namespace: str) -> in
     print_table(_WORKER_COLUMNS, rows)
     if not any(worker["cached"] for worker in workers):
         print(
-            "\nWhat each of them holds is not known yet; metric efc_dataset_worker_cached_bytes would say it as well."
+            "\nHow much each of them holds is not known yet; metric efc_dataset_worker_cached_bytes shows it as well."
         )
     return 0
 

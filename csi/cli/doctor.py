@@ -72,7 +72,7 @@ def _summary(findings: Sequence[Finding]) -> str:
     """The last line of the output: whether to read the others."""
     count = Counter(finding.level for finding in findings)
     if not count["fail"] and not count["warn"]:
-        return f"{len(findings)} things looked at, all well"
+        return f"{len(findings)} checks, all ok"
     first = next(finding for level in ("fail", "warn") for finding in findings if finding.level == level)
     return f"{count['fail']} fail, {count['warn']} warn, {count['ok']} ok; begin with: {first.message}"
 
@@ -194,7 +194,7 @@ def check_capabilities() -> Iterator[Finding]:
             mend="run as root; in a container, add them",
         )
     else:
-        yield Finding(check="capabilities", level="ok", message="all that mounting needs")
+        yield Finding(check="capabilities", level="ok", message="all privileges that mounting needs")
 
 
 def check_fusectl(file_systems: str | None = None) -> Iterator[Finding]:
@@ -243,7 +243,7 @@ def check_run_dir(run_dir: str) -> Iterator[Finding]:
         mend = f"chown root {run_dir} && chmod 700 {run_dir}"
         yield Finding(check="run-dir", level="fail", message=f"others may write in {run_dir}", mend=mend)
     else:
-        yield Finding(check="run-dir", level="ok", message=f"{run_dir} is its owner's alone")
+        yield Finding(check="run-dir", level="ok", message=f"{run_dir} is accessible to its owner only")
 
 
 #: Checks of the place where mounts and daemons are made: a machine without Kubernetes, or the keeper's container.

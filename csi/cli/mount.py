@@ -185,7 +185,7 @@ async def _mount_anew(keeper: Keeper, wanted: _Wanted, *, lost: Mount, mounts: M
     report = report_of(outcome, target=target, old=[lost.device], new=f"0:{status.connection}")
     Reports(wanted.run_dir).put(report)
     if report.failed:
-        raise DriverError(Code.FAILED_PRECONDITION, f"{target!r} is mounted anew, but {report.failure()}")
+        raise DriverError(Code.FAILED_PRECONDITION, f"{target!r} is mounted again, but {report.failure()}")
 
 
 async def _is_lost(mount: Mount, *, keeper: Keeper, mounts: Mounts) -> bool:

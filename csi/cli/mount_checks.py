@@ -61,7 +61,7 @@ def _no_keeper(
         return Finding(check="keeper", level="fail", message=error.message, mend="sudo efc doctor")
     if in_cluster:
         mend = "the pod of efc-keeper on this node: kubectl describe, kubectl logs"
-        message = f"{error.message} Pods start no volume, and daemons that die have no successor"
+        message = f"{error.message} No pod with a volume can start, and daemons that die are not replaced"
         return Finding(check="keeper", level="fail", message=message, mend=mend)
     if not isinstance(error, KeeperMissingError):
         mend = f"its log ({run_dir}/keeper.log if efc mount has started it); kill it, and the next efc mount starts one"
@@ -70,9 +70,9 @@ def _no_keeper(
         message = "none runs, and nothing is mounted; efc mount starts one"
         return Finding(check="keeper", level="ok", message=message)
     if are_all_dead:
-        mend = "efc mount, as said below of each mount, starts one"
+        mend = "the efc mount commands below start one"
     else:
-        mend = f"the next efc mount starts one, or efc-keeper --run-dir {run_dir}: it takes over what daemons serve"
+        mend = f"the next efc mount starts one, or efc-keeper --run-dir {run_dir}: it takes over running daemons"
     return Finding(check="keeper", level="fail", message=error.message, mend=mend)
 
 
@@ -114,7 +114,7 @@ def _of_service(
     log = "kubectl logs of efc-keeper's pod on this node" if in_cluster else "the keeper's log"
     if served.state == efc_pb2.MountStatus.UNRESPONSIVE_NAS:
         _, servers = described_place(origin_of_wire(options_of(served)), "")
-        mend = f"is {servers} up, and does it serve NFSv3 to this node? Its users wait, and go on by themselves"
+        mend = f"is {servers} up, and does it serve NFSv3 to this node? Applications wait, and go on when it answers"
         yield "fail", mount_status.state_of(served), mend
     elif reason := mount_status.state_of(served):
         is_aborted = served.state == efc_pb2.MountStatus.ABORTED and not in_cluster
@@ -128,12 +128,16 @@ def _of_service(
     for full in mount_status.full_tables(served):
         yield "warn", full, "raise --daemon-memory-max, or the option memory-max"
     if lacking := mount_status.workers_of(served):
-        mend = "are they up, and does this node reach them? Reads go on from the NAS; a key is made by efc worker key"
+        mend = "are they up, and does this node reach them? Meanwhile the NAS is read; efc worker key makes a key"
         yield "warn", lacking, mend
     if lacking := mount_status.store_of(served):
         yield "warn", lacking, f"look at its disk (df, dmesg); efc cache shows what stores hold; {log}"
     if lacking := mount_status.unknown_of(unknown):
-        yield "warn", lacking, "delete the pod of efc-keeper on this node when its pods can be mounted anew"
+        yield (
+            "warn",
+            lacking,
+            "delete the efc-keeper pod of this node when the pods with volumes on the node can be restarted",
+        )
 
 
 def _without_keeper(ours: Sequence[Mount], status: KeeperStatus, *, in_cluster: bool) -> Iterator[Finding]:
@@ -147,12 +151,12 @@ def _without_keeper(ours: Sequence[Mount], status: KeeperStatus, *, in_cluster: 
             yield _dead(mount, in_cluster=in_cluster)
             continue
         message = f"{mount.target} is a mount of {mount.source} that this keeper does not serve"
-        mend = f"if no other keeper (RUN_DIR) does: umount -l {mount.target}"
+        mend = f"if no other keeper (RUN_DIR) serves it: umount -l {mount.target}"
         if in_cluster:
-            mend = "if its pod sees errors, delete the pod: the next one gets a mount of this keeper's"
+            mend = "if its pod sees errors, delete the pod: the next pod gets a mount of this keeper"
         elif not status.pid:
             message = f"{mount.target} is a mount of {mount.source}: if its daemon dies, nobody starts the next"
-            mend = f"start a keeper, as above; umount -l {mount.target} only if it gives errors even then"
+            mend = f"start a keeper, as above; umount -l {mount.target} only if access to it fails even then"
         yield Finding(check="mounts", level="warn", message=message, mend=mend)
 
 
@@ -160,5 +164,5 @@ def _dead(mount: Mount, *, in_cluster: bool) -> Finding:
     message = f"{mount.target} is a dead mount of {mount.source}: nobody holds its session any more"
     mend = mount_command(mount)
     if in_cluster:
-        mend = "it is replaced by itself within seconds; if not, delete its pod: the next one gets another mount"
+        mend = "the driver replaces it within seconds; if not, delete its pod: the next pod gets another mount"
     return Finding(check="mounts", level="fail", message=message, mend=mend)

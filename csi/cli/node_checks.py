@@ -169,7 +169,7 @@ def check_records(
             check="records",
             level="warn",
             message=f"{len(names)} volumes wait to be mounted, since {conditions[key]}: {_named(names)}",
-            mend="nothing to do here: kubelet tries again until it is mended",
+            mend="nothing to do here: kubelet tries again until that is fixed",
         )
     if stale:
         yield Finding(
@@ -183,7 +183,7 @@ def check_records(
         yield Finding(
             check="records",
             level="warn",
-            message=f"{len(unknown)} mounts in pods' folders have no record: {_named(unknown)}",
+            message=f"{len(unknown)} mounts in pods' directories have no record: {_named(unknown)}",
             mend="when their pods are gone: umount them on the node",
         )
     if not absent and not unknown:

@@ -47,7 +47,7 @@ class Places:
         if place is None or path in self._targets:
             place = self._find(path)
         if place is None:
-            raise DriverError(Code.INVALID_ARGUMENT, f"{text!r} lies on no mount of EFC (efc status shows them)")
+            raise DriverError(Code.INVALID_ARGUMENT, f"{text!r} is not on a mount of EFC (efc status shows the mounts)")
         return place
 
     def _find(self, path: str) -> Place | None:

@@ -64,8 +64,8 @@ def _said_of(left: Left, run_dir: str) -> Iterator[str]:
     if left.wait:
         names = ", ".join(printable(mount.target) for mount in left.wait)
         yield (
-            f"no keeper answers in {run_dir}, but mounted are: {names}. Daemons that live "
-            "serve on, and the next keeper takes them over (outside Kubernetes, the next efc mount starts one)"
+            f"no keeper answers in {run_dir}, but these targets are mounted: {names}. Running daemons go on serving, "
+            "and the next keeper takes them over (outside Kubernetes, the next efc mount starts one)"
         )
     for mount in left.dead:
         target, command = printable(mount.target), printable(mount_command(mount))

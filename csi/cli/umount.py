@@ -84,7 +84,7 @@ async def _busy(keeper: Keeper, mount: Mount, message: str) -> str:
 
 
 def _by_force(mount: Mount) -> str:
-    return f"efc umount --force {shlex.quote(mount.target)} unmounts it all the same, and its users get errors"
+    return f"efc umount --force {shlex.quote(mount.target)} unmounts it anyway, and applications that use it get errors"
 
 
 def _abort(mount: Mount) -> None:

@@ -25,7 +25,7 @@ _ANY_MOUNT = efc_pb2.DaemonConfig(soft=True, cache=efc_pb2.CacheConfig(workers_k
 def run(parsed: argparse.Namespace) -> int:
     """Runs ``efc upgrade``, which stops at the first mount that is not upgraded: the others keep their daemons."""
     if bool(parsed.target) == parsed.all:
-        raise DriverError(Code.INVALID_ARGUMENT, "name one TARGET, or say --all")
+        raise DriverError(Code.INVALID_ARGUMENT, "name one TARGET, or use --all")
     targets = [_mount_point(parsed.target)] if parsed.target else []
     items = parse_list(",".join(parsed.options))
     changed(_ANY_MOUNT, items, origin="-o")  # what is wrong in itself, before anything is touched

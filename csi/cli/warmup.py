@@ -116,7 +116,9 @@ async def _served(places: Iterable[Place], run_dir: str, *, is_forced: bool, lev
         if is_forced:
             break
         if device not in found:
-            message = f"{mount.target} is of no keeper in {run_dir}: RUN_DIR or --run-dir names the right one"
+            message = (
+                f"{mount.target} is not served by a keeper in {run_dir}: name that of its keeper (RUN_DIR, --run-dir)"
+            )
             raise DriverError(Code.FAILED_PRECONDITION, message)
         if (lack := _lack(found[device], level)) is not None:
             raise DriverError(Code.FAILED_PRECONDITION, f"{source_of(found[device])} at {mount.target} {lack}")
@@ -158,7 +160,7 @@ def _lack(mount: efc_pb2.MountStatus, level: Level | None) -> str | None:
     """Which caches a mount lacks that are to be filled; None if it has them."""
     cache = options_of(mount).cache
     if level is None and not _has_caches(mount):
-        return "has no caches (options workers, cache-size): nothing would stay; --force reads it all the same"
+        return "has no caches (options workers, cache-size): nothing would be kept; --force reads it anyway"
     if level is Level.LOCAL and not cache.store_mib:
         return "has no local store (options cache-dir, cache-size) that --to local could fill"
     if level is Level.LOCAL and mount.store_missing:
@@ -191,7 +193,10 @@ def _note(places: Sequence[Place], served: Served, parsed: argparse.Namespace) -
         keys += ["", parsed.to, *parsed.glob]
         return Note.open(Path(parsed.run_dir) / "warmup", keys, is_new=not parsed.resume)
     except OSError as error:
-        print(f"efc: an interruption will cost all: no note in {parsed.run_dir}: {error.strerror}", file=sys.stderr)
+        print(
+            f"efc: progress cannot be noted in {parsed.run_dir}, so an interrupted run starts over: {error.strerror}",
+            file=sys.stderr,
+        )
         return None
 
 

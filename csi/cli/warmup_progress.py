@@ -39,7 +39,7 @@ def line_of(figures: Figures, *, bytes_per_second: float, is_waiting: bool, numb
     files, settled = figures.files_read + figures.files_noted, figures.bytes_settled
     parts = [f"check {number - 1}:"] if number > 1 else []
     if is_waiting:
-        return "  ".join([*parts, f"{files:,} files", "waiting until files that changed lately have rested"])
+        return "  ".join([*parts, f"{files:,} files", "waiting until recently changed files can be cached"])
     if not figures.is_walked:
         parts += [f"{files:,} files", size(settled), rate(bytes_per_second)]
         return "  ".join([*parts, f"({figures.files_found:,} files, {size(figures.bytes_found)} found so far)"])

@@ -175,7 +175,7 @@ def _lines(outcome: Outcome) -> Iterator[str]:
         yield "The budget is used; the next run goes on from here."
     yield from _cached(outcome)
     if changed := max((figures.files_changed for figures in outcome.passes), default=0):
-        yield f"Changed too lately to be cached: {counted(changed, 'file')}."
+        yield f"Changed too recently to be cached: {counted(changed, 'file')}."
     if first.files_vanished:
         yield f"Removed before they were read: {counted(first.files_vanished, 'file')}."
     if outcome.failed.files_failed:

@@ -83,7 +83,7 @@ def write_key(file: Path) -> int:
             key.flush()
             os.fsync(key.fileno())
     except FileExistsError:
-        message = f"{file} exists: a key is never replaced, as nobody could read what was sealed with it"
+        message = f"{file} exists: a key is never replaced, as nobody could read what was encrypted with it"
         raise DriverError(Code.ALREADY_EXISTS, message) from None
     except OSError as error:
         raise DriverError(Code.FAILED_PRECONDITION, f"{file} cannot be written: {error.strerror}") from error
@@ -169,7 +169,7 @@ def _unprivileged_user() -> str:
             pwd.getpwnam(name)
             return name
     raise _refuse(
-        f"there is no user {' or '.join(_UNPRIVILEGED)} for memcached to run as: start this as one that is not root"
+        f"there is no user {' or '.join(_UNPRIVILEGED)} for memcached to run as: start this as a user other than root"
     )
 
 
@@ -193,10 +193,10 @@ def _tls(parsed: argparse.Namespace, program: str) -> list[str]:
     if len(missing) == len(files):
         return []
     if missing:
-        message = f"{' and '.join(missing)} must be given too: nodes and workers show each other who they are"
+        message = f"{' and '.join(missing)} must be given too: nodes and workers authenticate each other"
         raise DriverError(Code.INVALID_ARGUMENT, message)
     if any("," in str(file) for file in files.values()):
-        raise DriverError(Code.INVALID_ARGUMENT, "memcached takes no files for TLS with a comma in their paths")
+        raise DriverError(Code.INVALID_ARGUMENT, "memcached accepts no TLS file with a comma in its path")
     if "--enable-ssl" not in _help(program):
         raise _refuse(f"{program} was built without TLS: take Debian's, or leave --tls-certificate and the others out")
     tls_context(parsed)

@@ -80,13 +80,13 @@ def parse(text: bytes) -> list[Rule]:
     except DamagedError as error:
         raise invalid(f"cannot be used: {error}") from None
     if not isinstance(entries, list):
-        raise invalid("is no JSON array of rules")
+        raise invalid("is not a JSON array of rules")
     return [_rule(entry, place=f"rule {number}") for number, entry in enumerate(entries, start=1)]
 
 
 def _rule(entry: object, *, place: str) -> Rule:
     if not isinstance(entry, dict):
-        raise invalid(f'has a {place} that is no object: expected {{"namespaces": [...], "sources": [...]}}')
+        raise invalid(f'has a {place} that is not an object: expected {{"namespaces": [...], "sources": [...]}}')
     for name in entry:
         if name not in ("namespaces", "sources"):
             raise unknown(name, known=["namespaces", "sources"], noun="key", origin=place)

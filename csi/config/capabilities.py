@@ -28,7 +28,7 @@ def refusal(capability: csi_pb2.VolumeCapability) -> str:
         return "the volume capability has no access mode that is known"
     mount = capability.mount
     if mount.fs_type not in _FILE_SYSTEM_TYPES:
-        return f"file system type {mount.fs_type[:64]!r} cannot be had: leave fsType empty"
+        return f"file system type {mount.fs_type[:64]!r} is not supported: leave fsType empty"
     if mount.volume_mount_group:
         return "a volume mount group is not supported: set uid, gid and mode in the StorageClass"
     return ""

@@ -78,7 +78,7 @@ def _divided(values: Mapping[str, str]) -> tuple[dict[str, str] | None, dict[str
     for name in ("source", "path", "pathPattern", "mode"):
         if name in own:
             raise invalid(
-                f"{name!r} does not go with 'server' and 'share', which are csi-driver-nfs's words: use one kind"
+                f"{name!r} does not go with 'server' and 'share', which are names of csi-driver-nfs: use one kind"
             )
     return theirs, own
 

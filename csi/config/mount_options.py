@@ -251,12 +251,12 @@ def _values(
 
 def _check_timeout(has_timeout: bool, *, is_soft: bool, origin: str) -> None:  # noqa: FBT001
     if has_timeout and not is_soft:
-        raise invalid(f"option 'timeout' in {origin} needs 'soft': without it operations wait until the NAS is back")
+        raise invalid(f"option 'timeout' in {origin} needs 'soft': without it operations wait until the NAS answers")
 
 
 def _check_caches(values: Mapping[str, bool | int | str], *, origin: str) -> None:
     if values.get("workers") and not values.get("workers_key"):
-        raise invalid(f"option 'workers' in {origin} needs 'workers-key': what lies at workers is sealed with a key")
+        raise invalid(f"option 'workers' in {origin} needs 'workers-key': blocks at workers are encrypted with a key")
     if values.get("store_dir") and not values.get("store_mib"):
         raise invalid(f"option 'cache-dir' in {origin} needs 'cache-size': without it there is no local store")
 

@@ -236,7 +236,7 @@ def _check(word: Word, name: str, value: str | None, *, origin: str) -> None:
         return
     shown = repr(name if value is None else f"{name}={value[:64]}")
     if word.refusal:
-        raise invalid(f"option {shown} in {origin} cannot be had: {word.refusal}")
+        raise invalid(f"option {shown} in {origin} is not supported: {word.refusal}")
     raise invalid(f"option {name!r} in {origin} is not written like {shown}; allowed is {word.allowed()}")
 
 

@@ -34,7 +34,7 @@ def filled_in(pattern: str, metadata: Mapping[str, str], *, parameter: str) -> s
                 f"parameter {parameter!r} needs {key!r}: run external-provisioner with --extra-create-metadata"
             )
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", text) or ".." in text:
-            raise invalid(f"{key} {text[:64]!r} is no Kubernetes name, so it cannot be part of a path")
+            raise invalid(f"{key} {text[:64]!r} is not a Kubernetes name, so it cannot be part of a path")
         return text
 
     path = check_relative(re.sub(r"\$\{([^}]*)\}", value, pattern), noun=f"the path of {parameter!r}")

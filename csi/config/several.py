@@ -171,7 +171,7 @@ def _mounted(found: dict[str, Any]) -> MountedSource:
         raise ValueError(f"unknown keys {unknown}")
     read_only = found.get("readOnly", False)
     if not isinstance(read_only, bool):
-        raise TypeError("readOnly is no boolean")
+        raise TypeError("readOnly is not a boolean")
     return MountedSource(path=checked_path(found["path"]), source=Source.parse(found["source"]), read_only=read_only)
 
 

@@ -118,14 +118,14 @@ def _authority(text: str, *, url: str) -> tuple[str, int]:
         try:
             host = ipaddress.IPv6Address(host).compressed
         except ValueError:
-            raise invalid(f"source {url!r}: {host!r} is no IPv6 address") from None
+            raise invalid(f"source {url!r}: {host!r} is not an IPv6 address") from None
         if "%" in host:
             raise invalid(f"source {url!r}: an IPv6 address with a zone means nothing on another node")
         return host, _port(port_text, url=url, name="port")
     host, _, port_text = text.partition(":")
     if not _is_host(host):
         hint = " (an IPv6 address needs brackets)" if text.count(":") > 1 else ""
-        raise invalid(f"source {url!r}: {host!r} is no host name or address{hint}; {_FORM}")
+        raise invalid(f"source {url!r}: {host!r} is not a host name or address{hint}; {_FORM}")
     return host.lower(), _port(port_text, url=url, name="port")
 
 

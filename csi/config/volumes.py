@@ -174,7 +174,7 @@ class NodeVolume:
         inline_in = _namespace_of_inline(volume_id, context, target=target)
         dataset = DatasetVolume.from_attributes(volume_id, context)
         if dataset is not None and inline_in is not None:
-            raise invalid("an inline volume is no volume of a Dataset: mount the Dataset's claim")
+            raise invalid("an inline volume cannot be a volume of a Dataset: mount the Dataset's claim")
         if context.get("sources") and inline_in is not None:
             raise invalid("an inline volume has one 'source', and no 'sources'")
         return cls(

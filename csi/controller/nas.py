@@ -55,7 +55,7 @@ class Nas:
             return []
         entries = _decoded(printed)
         if not isinstance(entries, list):
-            raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} ls printed no list")
+            raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} ls printed something other than a list")
         return [_entry(entry) for entry in entries]
 
     async def make_directories(self, path: str, *, mode: int) -> None:
@@ -146,7 +146,7 @@ def _decoded(printed: bytes) -> object:
     try:
         decoded: object = json.loads(printed)
     except (ValueError, RecursionError):
-        raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} printed what is no JSON") from None
+        raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} printed something other than JSON") from None
     return decoded
 
 
@@ -158,4 +158,6 @@ def _entry(fields: object, *, name: str | None = None) -> Entry:
             name=str(fields["name"]) if name is None else name, kind=str(fields["kind"]), fileid=int(fields["fileid"])
         )
     except (KeyError, TypeError, ValueError):
-        raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} printed what is no entry of a directory") from None
+        raise DriverError(
+            Code.INTERNAL, f"{programs.NAS_CLIENT} printed something other than a directory entry"
+        ) from None

@@ -38,7 +38,7 @@ class ControllerService:
         if request.HasField("volume_content_source"):
             raise invalid("a volume cannot be filled from a snapshot or another volume: leave dataSource empty")
         if request.mutable_parameters:
-            raise invalid("a VolumeAttributesClass is not supported: its parameters belong into the StorageClass")
+            raise invalid("a VolumeAttributesClass is not supported: put its parameters into the StorageClass")
         record = await self._provisioner.create(
             request.name,
             parameters=VolumeParameters.parse(request.parameters),
@@ -79,7 +79,9 @@ class ControllerService:
         token = request.starting_token
         # A token is the id of the last volume of the page before, which may be deleted by now: ids keep their order.
         if token and not is_own_id(token):
-            raise DriverError(Code.ABORTED, f"{token[:64]!r} is no token of an earlier page: start again without one")
+            raise DriverError(
+                Code.ABORTED, f"{token[:64]!r} is not a token of an earlier page: start again without one"
+            )
         page, next_token = await self._provisioner.list(after=token, count_max=request.max_entries)
         response = csi_pb2.ListVolumesResponse(next_token=next_token)
         for record, abnormal in page:

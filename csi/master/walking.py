@@ -112,7 +112,7 @@ class Walking:
         return is_same_owner and walk.source in self._core.totals.sources
 
     def _fail(self, walk: Walk, error: DriverError) -> None:
-        _LOGGER.warning("counting %s goes on later: %s", walk.source, error.message)
+        _LOGGER.warning("counting %s continues later: %s", walk.source, error.message)
         is_bad = error.code is Code.INVALID_ARGUMENT and bool(walk.checkpoint)
         self._core.totals.fail(walk, error.message, is_checkpoint_bad=is_bad, now=time.monotonic())
         self._changes.note()
@@ -149,10 +149,12 @@ class Walking:
                 line = Line.parse(text)
             except TimeoutError:
                 raise DriverError(
-                    Code.DEADLINE_EXCEEDED, f"counting {walk.source} has not got on for {_SILENT_SECONDS_MAX:g} s"
+                    Code.DEADLINE_EXCEEDED, f"counting {walk.source} has made no progress for {_SILENT_SECONDS_MAX:g} s"
                 ) from None
             except ValueError:
-                raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} walk printed what is no count") from None
+                raise DriverError(
+                    Code.INTERNAL, f"{programs.NAS_CLIENT} walk printed something other than a count"
+                ) from None
             is_done = line.is_done
             self._core.totals.progress(walk, line.counted, is_done=is_done, now=time.monotonic())
             self._changes.note()

@@ -57,7 +57,9 @@ class Conditions:
         """Sizes and condition of a volume at its target."""
         mount = self._mounts.at(publication.target)
         if mount is None:
-            return VolumeStatus(sizes=None, abnormal="its mount is gone; publish it again (restart the pod)")
+            return VolumeStatus(
+                sizes=None, abnormal="its mount is gone; restart the pod, which publishes the volume again"
+            )
         if (reason := self._reports.lost.get(mount.device)) is not None:
             reason = reason and f": {reason}"
             return VolumeStatus(sizes=None, abnormal=f"nobody holds its session any more; it is being replaced{reason}")
@@ -104,7 +106,7 @@ class Conditions:
         except DriverError as error:
             return error.message, ""
         if not status.mounts:
-            return "nobody holds its session any more; it will be mounted anew", ""
+            return "nobody holds its session any more; it will be mounted again", ""
         volumes = [publication.read_only for publication in self._publications if publication.key == key]
         mount = status.mounts[0]
         suggestion = suggestion_of(mount, is_read_only=bool(volumes) and all(volumes))

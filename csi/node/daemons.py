@@ -235,7 +235,7 @@ class Daemons:
             return None
         for mount in (await self._keeper.status(target)).mounts:
             if mount.config.source == config.source and mount.state != efc_pb2.MountStatus.ABORTED:
-                _LOGGER.info("%s is served with the defaults of another release, until it is released", target)
+                _LOGGER.info("%s is served with the defaults of another release, until its last volume is gone", target)
                 return mount
         return None
 

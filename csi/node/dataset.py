@@ -244,7 +244,7 @@ class Dataset:
                 await self._look()
             except Exception:
                 # Whatever it is: this Dataset is looked after again in a moment, and others are let alone.
-                _LOGGER.exception("%s is not looked after", self._record.volume.name)
+                _LOGGER.exception("%s: looking after it failed", self._record.volume.name)
             self._stream.tell()
 
     async def _look(self) -> None:
@@ -288,7 +288,7 @@ class Dataset:
             return
         self._problems.pop("options", None)
         names = ", ".join(sorted(set(fixed)))
-        text = f"options that change when its last volume here has gone and its daemon with it: {names}"
+        text = f"options that take effect when its last volume on this node, and then its daemon, is gone: {names}"
         self._note("fixed", text if names else "")
 
     async def _adjust(self, mount: efc_pb2.MountStatus) -> list[str]:

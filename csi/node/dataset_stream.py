@@ -63,7 +63,7 @@ class DatasetStream:
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         #: Why there is no connection, "" if there is one.
-        self.failure = "it is being connected to"
+        self.failure = "connecting to the master"
 
     @property
     def address(self) -> str:
@@ -114,7 +114,7 @@ class DatasetStream:
             began = loop.time()
             try:
                 await self._once()
-                reason = "it has ended the connection"
+                reason = "the master has ended the connection"
             except (grpc.RpcError, OSError, ValueError) as error:
                 reason = _reason(error)
             except Exception as error:

@@ -76,7 +76,7 @@ class Datasets:
                     DatasetFolder(folder).remove()
                 continue
             except (DamagedError, OSError) as error:
-                _LOGGER.warning("the Dataset in %s is let be: %s", folder, error)
+                _LOGGER.warning("the Dataset in %s is left alone: %s", folder, error)
                 continue
             self._made(record, is_new=False).start()
 

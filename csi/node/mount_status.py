@@ -17,7 +17,7 @@ def suggestion_of(status: efc_pb2.MountStatus, *, is_read_only: bool) -> str:
     """What would serve a dataset better, or "" if nothing would. ``is_read_only``: nobody here writes to it."""
     if not is_read_only or consistency_of(options_of(status)) != "cto":
         return ""
-    return "nobody here writes to it: with consistency=bounded the NAS is asked less"
+    return "nobody on this node writes to it: with consistency=bounded the NAS would get fewer calls"
 
 
 def unknown_of(options: Sequence[str]) -> str:
@@ -38,7 +38,7 @@ def workers_of(status: efc_pb2.MountStatus) -> str:
     if cache.workers_ready == cache.workers:
         return ""
     missing = cache.workers - cache.workers_ready
-    return f"{missing} of {cache.workers} workers do not answer, or later than the NAS: it is read instead"
+    return f"{missing} of {cache.workers} workers do not answer, or answer later than the NAS, which is read instead"
 
 
 _STORE = efc_pb2.StoreStats
@@ -46,12 +46,12 @@ _STORE = efc_pb2.StoreStats
 _FREE_PERCENT_DEFAULT = int(OPTIONS["cache-free"].default)
 #: What it means that a local store is in this state.
 _STORE_STATES = {
-    _STORE.WAITING: "another daemon has its directory still",
+    _STORE.WAITING: "another daemon still uses its directory",
     _STORE.SLOW: "its disk is slower than the NAS, which is read instead",
-    _STORE.READ_ONLY: "its file system is read-only: it takes nothing in",
+    _STORE.READ_ONLY: "its file system is read-only: it stores nothing new",
     _STORE.FAILED: "its disk fails, or its directory has gone: the NAS is read instead (the daemon's log says more)",
 }
-#: In which it takes nothing in.
+#: In which it stores nothing new.
 _STORES_SHUT = (_STORE.READ_ONLY, _STORE.FULL, _STORE.FAILED)
 
 
@@ -67,15 +67,15 @@ def store_of(status: efc_pb2.MountStatus) -> str:
 def _full(status: efc_pb2.MountStatus) -> str:
     store, percent = status.stats.store, options_of(status).cache.store_free_percent or _FREE_PERCENT_DEFAULT
     if not store.disk_bytes:
-        return "its file system is full, or has no more free than 'cache-free' asks for: it takes nothing in"
+        return "its file system is full, or has no more free space than 'cache-free' reserves: it stores nothing new"
     free = f"{store.disk_free_bytes >> 20:,} of {store.disk_bytes >> 20:,} MiB free"
     kept = store.disk_bytes // 100 * percent
     if store.disk_free_bytes < kept + store.disk_bytes // 100:
         return (
             f"its file system has {free}, and cache-free={percent} leaves {kept >> 20:,} MiB ({percent} %) to others: "
-            "it takes nothing in; make room there, or name a smaller cache-free"
+            "it stores nothing new; make room there, or set a smaller cache-free"
         )
-    return f"its file system takes no more, by a quota for example, with {free}: it takes nothing in; make room there"
+    return f"its file system accepts no more data (a quota?), with {free}: it stores nothing new; make room there"
 
 
 _PASSTHROUGH = efc_pb2.PassthroughStats
@@ -84,7 +84,7 @@ _PASSTHROUGH_STATES = {
     _PASSTHROUGH.KERNEL: "the kernel has no FUSE passthrough: it came with Linux 6.9",
     _PASSTHROUGH.MOUNT: "it was mounted without, with other options or by an earlier release: unmount, and mount again",
     _PASSTHROUGH.KEEPER: "the keeper does not answer, or is of an earlier release",
-    _PASSTHROUGH.REFUSED: "the kernel does not take files of the store (the daemon's log says why)",
+    _PASSTHROUGH.REFUSED: "the kernel does not accept files of the store (the daemon's log says why)",
     _PASSTHROUGH.STORE: "it has no local store",
 }
 
@@ -101,7 +101,7 @@ def passthrough_of(status: efc_pb2.MountStatus) -> str:
     if options.freshness.small_files:
         return "it was mounted with small-files, with which the kernel opens files by itself"
     if not stats.HasField("passthrough"):
-        return "the daemon has said nothing of it: it is of an earlier release, or starting"
+        return "the daemon has not reported it: it is of an earlier release, or starting"
     return "on" if stats.passthrough.state == _PASSTHROUGH.ON else _PASSTHROUGH_STATES[stats.passthrough.state]
 
 
@@ -166,7 +166,8 @@ def state_of(status: efc_pb2.MountStatus) -> str:
         silent = ", ".join(one.path for one in status.stats.sources if one.attached and not one.responding)
         return f"the NAS{silent and f' of {silent}'} does not answer{reason}"
     if status.state == states.ABORTED:
-        return f"its FUSE connection was aborted{reason}; a published volume is mounted anew by itself, another by you"
+        by = "the driver mounts a published volume again, efc mount another one"
+        return f"its FUSE connection was aborted{reason}; {by}"
     if status.state == states.STARTING:
         return f"the daemon is connecting to the NAS{reason}"
     return ""

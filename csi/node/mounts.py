@@ -265,7 +265,9 @@ def _parsed(printed: bytes) -> Any:  # noqa: ANN401 - what a program of the same
     try:
         return json.loads(printed)
     except ValueError as error:
-        raise DriverError(Code.INTERNAL, f"{programs.MOUNT_HELPER} printed what is no JSON: {error}") from None
+        raise DriverError(
+            Code.INTERNAL, f"{programs.MOUNT_HELPER} printed something other than JSON: {error}"
+        ) from None
 
 
 def beneath(path: str, root: str) -> bool:

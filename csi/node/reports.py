@@ -45,7 +45,7 @@ class Report:
         )
         named += "" if self.is_complete else " and perhaps others"
         lost = f"; open files that get errors until they are opened again: {named}" if named else ""
-        return f"mounted anew at {at}, after all that held its session had died{lost}"
+        return f"mounted again at {at}, after all processes that held its session had died{lost}"
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -68,7 +68,7 @@ async def refuse_if_fluid_runs(cluster: Cluster) -> None:
     if running := list(_running(listed.items)):
         raise DriverError(
             Code.FAILED_PRECONDITION,
-            f"Fluid runs here (Deployments {', '.join(running)}), and its finalizers are its own: remove Fluid first, "
+            f"Fluid runs here (Deployments {', '.join(running)}), and the finalizers belong to it: remove Fluid first, "
             "or scale these to 0",
         )
 

@@ -52,8 +52,8 @@ def own_datasets(*, datasets: Iterable[Json], runtimes: Iterable[Json]) -> Itera
     for dataset in datasets:
         if _place(dataset) in names:
             names.remove(_place(dataset))
-            yield f"Dataset {_place(dataset)} is there"
-    yield from (f"EFCRuntime {name} is there" for name in sorted(names))
+            yield f"Dataset {_place(dataset)} exists"
+    yield from (f"EFCRuntime {name} exists" for name in sorted(names))
 
 
 def _place(found: Json) -> str:
@@ -79,7 +79,7 @@ async def _refuse_if_used(cluster: Cluster) -> None:
     ]
     _refuse(
         list(own_datasets(datasets=datasets, runtimes=runtimes)),
-        "Datasets are there, which nobody could delete afterwards: delete them first",
+        "Datasets exist, and nobody could delete them afterwards: delete them first",
     )
 
 

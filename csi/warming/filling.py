@@ -60,7 +60,7 @@ def fill(descriptor: int, offset: int, level: Level) -> Filled:
         fcntl.ioctl(descriptor, _COMMAND, request)
     except OSError as error:
         if error.errno in _UNKNOWN:
-            message = "the mount's daemon is of a release that cannot fill one level alone (efc upgrade replaces it)"
+            message = "the mount's daemon is of a release that cannot fill a single level (efc upgrade replaces it)"
             raise DriverError(Code.FAILED_PRECONDITION, message) from None
         if error.errno == errno.EOPNOTSUPP:
             message = f"the mount's daemon has no {LEVEL_NAMES[level]}: efc status says more"

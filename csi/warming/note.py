@@ -123,7 +123,7 @@ def _locked(path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise DriverError(Code.ABORTED, "another warm-up of the same is under way") from None
+            raise DriverError(Code.ABORTED, "another warm-up of the same paths is in progress") from None
         except OSError:
             os.close(descriptor)
             raise

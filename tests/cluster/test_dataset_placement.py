@@ -236,7 +236,7 @@ def test_a_pod_that_requires_workers_waits_for_them(with_webhook: Cluster, names
 def test_refusals_say_what_to_do(with_webhook: Cluster, namespace: Namespace) -> None:
     sidecar = labelled("sidecar", {"serverless.fluid.io/inject": "true"}, namespace=namespace.name)
     said = tried(with_webhook, sidecar)
-    assert "there are no sidecars here. Take the label away" in said
+    assert "there are no sidecars here. Remove the label" in said
     missing = labelled("missing", REQUIRED, namespace=namespace.name)
     said = tried(with_webhook, missing)
     assert "no claim 'data' of a Dataset of that name. Create the Dataset before the pod" in said

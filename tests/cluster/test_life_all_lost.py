@@ -104,7 +104,7 @@ def test_all_holders_die_at_once(namespace: Namespace, shared: str, figures: dic
         mounts = namespace.run(name, "grep ' /data ' /proc/self/mountinfo").splitlines()
         assert len(mounts) == 1, mounts
         assert mounts[0].split()[3] == root
-    wait_until(lambda: "mounted anew" in _status(cluster), what="efc status to tell of it", limit_s=60, interval_s=1)
+    wait_until(lambda: "mounted again" in _status(cluster), what="efc status to tell of it", limit_s=60, interval_s=1)
     status = _status(cluster)
     assert "open files that get errors" in status, status
     # They end as if nothing had been.

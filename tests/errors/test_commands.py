@@ -89,7 +89,7 @@ def test_a_dead_mount_is_told_of_with_what_mends_it(nas: Nas, keeper: Keeper) ->
     keeper.kill()
     done = efc(keeper, "status", "--json")
     assert (done.returncode, json.loads(done.stdout)) == (1, [])
-    assert f"but mounted are: {mount}, {other}. " in done.stderr
+    assert f"but these targets are mounted: {mount}, {other}. " in done.stderr
     assert [finding["level"] for finding in findings(keeper)] == ["warn", "warn"]
 
     kill(daemon)
@@ -97,7 +97,7 @@ def test_a_dead_mount_is_told_of_with_what_mends_it(nas: Nas, keeper: Keeper) ->
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{mount} is dead" in done.stderr
     assert command in done.stderr
-    assert f"but mounted are: {other}. " in done.stderr
+    assert f"but these targets are mounted: {other}. " in done.stderr
     dead, lives = findings(keeper)
     assert (dead["level"], dead["mend"].startswith(command)) == ("fail", True), dead
     assert (lives["level"], str(other) in lives["message"]) == ("warn", True), lives

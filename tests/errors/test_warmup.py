@@ -41,18 +41,18 @@ def refused(keeper: Keeper, *arguments: str, text: str = "") -> str:
 def test_what_is_refused(nas: Nas, keeper: Keeper, tmp_path: Path) -> None:
     (nas.export_folder() / "file").write_bytes(b"x" * MIB)
     assert "name a PATH" in refused(keeper)
-    assert "lies on no mount of EFC" in refused(keeper, str(tmp_path))
-    assert "lies on no mount of EFC" in refused(keeper, "/")
+    assert "is not on a mount of EFC" in refused(keeper, str(tmp_path))
+    assert "is not on a mount of EFC" in refused(keeper, "/")
     with keeper.mounted(nas.url) as mount:
         assert "has no caches (options workers, cache-size)" in refused(keeper, str(mount))
         assert "has no local store (options cache-dir, cache-size)" in refused(keeper, str(mount), "--to=local")
         assert "has no workers (options workers" in refused(keeper, str(mount), "--to=workers")
         assert "--to workers needs one" in refused(keeper, str(mount), "--to=workers", "--force")
-        assert "lies on no mount of EFC" in refused(keeper, str(mount), str(tmp_path / "x"))
-        assert "lies on no mount of EFC" in refused(keeper, "--list", "-", text=f"{mount}\n/etc/passwd\n")
+        assert "is not on a mount of EFC" in refused(keeper, str(mount), str(tmp_path / "x"))
+        assert "is not on a mount of EFC" in refused(keeper, "--list", "-", text=f"{mount}\n/etc/passwd\n")
         assert "cannot read the list" in refused(keeper, "--list", str(tmp_path / "none"))
         with Keeper() as other:
-            assert "is of no keeper in" in refused(other, str(mount))
+            assert "is not served by a keeper in" in refused(other, str(mount))
     assert not (keeper.run_dir / "warmup").exists(), "what is refused leaves nothing"
 
 

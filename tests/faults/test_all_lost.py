@@ -290,7 +290,7 @@ def test_a_living_session_is_let_alone(driver: Driver, nas: Nas, export: Path, p
             time.sleep(1.5)
             assert [(mount.target, mount.device) for mount in mounts_below(driver.folder)] == before, names
             assert container.read_held() == CONTENT
-        assert "after all that held" not in driver.stats(volume, target).volume_condition.message
+        assert "after all processes that held" not in driver.stats(volume, target).volume_condition.message
     driver.unpublish(volume, target)
 
 

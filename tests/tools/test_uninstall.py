@@ -157,7 +157,7 @@ def test_uninstall_refuses_while_there_are_datasets(
     done = uninstall(pods="")
     assert done.returncode == 1
     assert done.stderr.splitlines()[:-1] == [
-        "dataset shop/demo is there", "efcruntime shop/demo is there", "efcruntime shop/without-dataset is there",
+        "dataset shop/demo exists", "efcruntime shop/demo exists", "efcruntime shop/without-dataset exists",
     ]  # fmt: skip
     assert "--with-datasets" in done.stderr
     assert not (tmp_path / "done").exists()

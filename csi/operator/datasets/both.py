@@ -159,9 +159,9 @@ class Both:
     def _left_behind(self, leftovers: Mapping[str, Json]) -> No:
         """The garbage collector is about to come for what has an owner that is gone, and for nothing else."""
         orphans = [label for label, one in leftovers.items() if not one["metadata"].get("ownerReferences")]
-        whose = "objects of a runtime of this name that was before"
+        whose = "objects of a former runtime of this name"
         if not orphans:
-            return No(reason="Preparing", message=f"{whose} are going: {', '.join(leftovers)}")
+            return No(reason="Preparing", message=f"{whose} are still being deleted: {', '.join(leftovers)}")
         command = f"kubectl -n {self._names.namespace} delete {' '.join(orphans)}"
         return No(reason="Orphaned", message=f"{whose} have no owner (--cascade=orphan), delete them: {command}")
 
@@ -187,7 +187,7 @@ class Both:
             message = f"{named} cannot change while pods use the Dataset: end pod {first}{more}, or change it back"
             self._updating = Said(type=ConditionType.UPDATING, status=False, reason="InUse", message=message)
             return
-        message = f"claim and volume are made anew, with another {named}"
+        message = f"claim and volume are recreated with another {named}"
         self._updating = Said(type=ConditionType.UPDATING, status=True, reason="NewVolume", message=message)
         if seen.claim is not None:
             if not is_deleting(seen.claim):
@@ -204,21 +204,21 @@ class Both:
         has = ("", source, short_form(source))
         late = [node.node for node in figures.nodes if node.connected and node.sources not in has]
         if late:
-            message = f"nodes are being told of mounts that have come or gone: {', '.join(late[:_NODES_NAMED_MAX])}"
+            message = f"nodes are being told about added and removed mounts: {', '.join(late[:_NODES_NAMED_MAX])}"
             self._updating = Said(type=ConditionType.UPDATING, status=True, reason="Mounts", message=message)
             self._decision.again_in(1.0)
 
     def _replace_lost_claim(self, claim: Json) -> No:
         """Another claim is made for one whose volume was taken away by force: Kubernetes never binds it again."""
         users = [pod["metadata"]["name"] for pod in self._seen.users if not statuses.has_ended(pod)]
-        lost = f"the volume of claim {self._names.claim!r} was deleted by force, and Kubernetes binds it no more"
+        lost = f"the volume of claim {self._names.claim!r} was deleted by force, and Kubernetes never binds it again"
         if users:
             named = ", ".join(users[:NAMED_MAX])
-            return No(reason="ClaimLost", message=f"{lost}: end pods {named} to have it made anew")
+            return No(reason="ClaimLost", message=f"{lost}: end pods {named} to have the claim recreated")
         if not is_deleting(claim):
             uid = claim["metadata"]["uid"]
             self._decision.deletions.append(Deletion(resource=store.CLAIMS, name=name_of(claim), uid=uid))
-        return No(reason="Preparing", message=f"{lost}: it is made anew")
+        return No(reason="Preparing", message=f"{lost}: the claim is being recreated")
 
     def _renewal_seconds(self) -> float:
         due = self._prepared.due
@@ -268,7 +268,7 @@ class Both:
         if self._wanted is None:
             return None
         if self._reachable is None:
-            return No(reason="Preparing", message="the source is being tried")
+            return No(reason="Preparing", message="the driver is checking whether it can reach the source")
         if not self._reachable.status:
             return No(reason="SourceUnreachable", message=self._reachable.message)
         return None

@@ -150,7 +150,9 @@ def _runtime(found: Json) -> EFCRuntime:
 def _without_dataset(seen: Seen, decision: Decision) -> None:
     found = there(seen.runtime)
     runtime = _runtime(found)
-    message = f"there is no Dataset {seen.name[1]!r} in namespace {seen.name[0]!r}: create one, nothing is made before"
+    message = (
+        f"there is no Dataset {seen.name[1]!r} in namespace {seen.name[0]!r}: create one; until then nothing is made"
+    )
     parts = Parts(
         master=Part(desired=max(1, runtime.spec.master.replicas), reason=message),
         workers=Part(desired=max(0, runtime.spec.replicas), reason=message),

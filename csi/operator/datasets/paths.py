@@ -26,7 +26,7 @@ class Kind:
         """The path of one object; INVALID_ARGUMENT for what is no name, which could lead to another object."""
         for part in name if self.namespaced else name[1:]:
             if not is_object_name(part):
-                raise invalid(f"{part[:64]!r} is no name of an object")
+                raise invalid(f"{part[:64]!r} is not the name of an object")
         return f"{self.collection(name[0])}/{name[1]}"
 
 

@@ -192,7 +192,7 @@ class _Owner:
 def _note_taken(notes: Notes, label: str) -> bool:
     """Notes that the name of an object is taken; whether that is news."""
     kind, _, name = label.partition("/")
-    words = f"{kind} {name!r} is there already, and is somebody else's: delete or rename it"
+    words = f"{kind} {name!r} exists already, and is somebody else's: delete or rename it"
     is_news = notes.taken.get(label) != words
     notes.taken[label] = words
     return is_news

@@ -218,9 +218,9 @@ def _fixed_places(volume: Object, known: Known) -> tuple[str, ...]:
         return (*(f"spec.mounts: the mountPoint at {path}" for path in changed), *listed)
     if isinstance(former, Sources):
         path = former.mounted[0].path
-        return (f"spec.mounts: that mounts show below the root (of a single one, path: {path} keeps it where it is)",)
+        return (f"spec.mounts: whether the mounts appear below the root (path: {path} keeps a single one where it is)",)
     if isinstance(wanted, Sources):
-        return ("spec.mounts: that the only mount shows at the root",)
+        return ("spec.mounts: whether the only mount appears at the root",)
     return ("spec.mounts[0].mountPoint",)
 
 

@@ -71,21 +71,21 @@ def mutate(pod: Json, datasets: Mapping[str, Names | None]) -> Admitted | Refuse
         return Admitted()
     if labels.get(SIDECAR_LABEL) == "true":
         return Refused(
-            reason=f"the label {SIDECAR_LABEL}: there are no sidecars here. Take the label away: each node mounts the"
+            reason=f"the label {SIDECAR_LABEL}: there are no sidecars here. Remove the label: each node mounts the"
             f" Dataset's claim for any pod. For pods at the Dataset's workers there is {PLACED_LABEL}"
         )
     named = claims(pod)
     if len(named) > CLAIMS_MAX:
         return Refused(
             reason=f"the label {PLACED_LABEL}: the pod has {len(named)} claims, and no more than {CLAIMS_MAX} are"
-            " looked up. Take the label away, or some of the claims"
+            " looked up. Remove the label, or some of the claims"
         )
     used = {name: datasets[name] for name in named if name in datasets}
     required = {dataset for dataset in map(_required_by, labels.items()) if dataset}
     if missing := sorted(required - used.keys()):
         return Refused(
             reason=f"the label {_REQUIRED_LABEL_BEGIN}{missing[0]}{_REQUIRED_LABEL_END}: the pod has no claim"
-            f" {missing[0]!r} of a Dataset of that name. Create the Dataset before the pod, or take the label away"
+            f" {missing[0]!r} of a Dataset of that name. Create the Dataset before the pod, or remove the label"
         )
     affinity = (pod.get("spec") or {}).get("affinity") or {}
     changed = affinity

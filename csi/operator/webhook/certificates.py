@@ -138,7 +138,7 @@ class Certificates:
         if secret is not None and not _is_ours(secret):
             raise DriverError(
                 Code.FAILED_PRECONDITION,
-                f"the Secret {self._namespace}/{NAME} is somebody else's: delete it, and it is made anew",
+                f"the Secret {self._namespace}/{NAME} is somebody else's: delete it to have it made again",
             )
         bundles = {_bundle(webhook) for webhook in configuration.get("webhooks") or ()}
         # An authority that one of them does not have is not known yet.

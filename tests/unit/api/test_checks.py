@@ -38,7 +38,7 @@ def test_right(written: Object) -> None:
         (dataset("nfs://nas/a", accessModes=["ReadMany"]), "spec.accessModes", "did you mean 'ReadOnlyMany'?"),
         (
             dataset("nfs://nas/a") | {"metadata": {"name": "a", "annotations": {SIZE_ANNOTATION: "big"}}},
-            f"metadata.annotations[{SIZE_ANNOTATION}]", "'big' is no quantity",
+            f"metadata.annotations[{SIZE_ANNOTATION}]", "'big' is not a quantity",
         ),
     ],
 )  # fmt: skip

@@ -207,8 +207,8 @@ def test_a_reference_without_a_secret() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"attr-tll": "1s"}, "did you mean 'attr-ttl'"), ({"workers": "/x"}, "the driver's own"),
-        ({"vers": "4"}, "cannot be had"), ({"threads": "900"}, "allowed is"), ({"rw": ""}, "accessModes"),
+        ({"attr-tll": "1s"}, "did you mean 'attr-ttl'"), ({"workers": "/x"}, "set by the driver"),
+        ({"vers": "4"}, "is not supported"), ({"threads": "900"}, "allowed is"), ({"rw": ""}, "accessModes"),
     ],
 )  # fmt: skip
 def test_refused_options(options: dict[str, str], words: str) -> None:

@@ -11,8 +11,8 @@ from csi.base.errors import Code, DriverError
     [
         (b'{"kind": "symlink"}', Code.INVALID_ARGUMENT, "nfs://nas/x is a symlink"),
         (b'{"kind": "file"}', Code.INVALID_ARGUMENT, "is a file"),
-        (b"{}", Code.INTERNAL, "no file"),
-        (b"[", Code.INTERNAL, "no file"),
+        (b"{}", Code.INTERNAL, "other than a file"),
+        (b"[", Code.INTERNAL, "other than a file"),
     ],
 )
 def test_what_is_none_is_named(printed: bytes, code: Code, words: str) -> None:

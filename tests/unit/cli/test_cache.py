@@ -88,7 +88,7 @@ def test_a_store_is_removed_by_its_full_path_wherever_it_lies(
     clear = ["cache", "--run-dir", str(tmp_path), "clear"]
     for wrong in ("no store", "link", "a-0/files", "a-0/source", "missing"):
         assert main([*clear, f"{tmp_path}/elsewhere/{wrong}"]) == 1
-        assert "is no local store in" in capsys.readouterr().err
+        assert "is not a local store in" in capsys.readouterr().err
     with open(store / "lock", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main([*clear, str(store)]) == 1

@@ -73,7 +73,7 @@ def test_nothing_goes_while_it_is_in_use(node: tuple[Path, Path]) -> None:
     before = paths(run_dir), paths(kubelet)
     for target in (run_dir / "mnt" / "key", kubelet / "pods" / "a" / "mount"):
         mounts = parse_mountinfo(f"4 3 0:40 / {target} rw - fuse.efc nfs://nas/data rw\n")
-        with pytest.raises(DriverError, match="is mounted still") as caught:
+        with pytest.raises(DriverError, match="is still mounted") as caught:
             clean(run_dir, kubelet, mounts=mounts)
         assert caught.value.code is Code.FAILED_PRECONDITION
     with (run_dir / "keeper.lock").open() as lock:

@@ -51,7 +51,7 @@ def test_a_mount_that_is_well() -> None:
     ("cache", "words"),
     [
         (efc_pb2.DaemonStats(cache=efc_pb2.CacheStats(workers=2)), "1 of 2 workers do not answer"),
-        (efc_pb2.DaemonStats(store=_STORE(state=_STORE.FULL)), "takes nothing in"),
+        (efc_pb2.DaemonStats(store=_STORE(state=_STORE.FULL)), "stores nothing new"),
         (efc_pb2.DaemonStats(store=_STORE(state=_STORE.READ_ONLY)), "is read-only"),
         (efc_pb2.DaemonStats(store=_STORE(state=_STORE.FAILED)), "its disk fails"),
         (efc_pb2.DaemonStats(state=efc_pb2.StateStats(nodes=9, nodes_max=9)), "as many as the daemon's memory limit"),

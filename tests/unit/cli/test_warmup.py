@@ -49,7 +49,7 @@ def test_where_paths_lie(tmp_path: Path) -> None:
     assert where(f"{data}/inner/x") == (f"{data}/inner/x", "0:6")
     assert where(f"{pod}/a") == (f"{pod}/a", "0:5")
     for wrong in ("/", str(tmp_path), f"{data}x", f"{data}/other", f"{data}/other/x", f"{tmp_path}/circle/x"):
-        with pytest.raises(DriverError, match="lies on no mount of EFC"):
+        with pytest.raises(DriverError, match="is not on a mount of EFC"):
             places.of(wrong)
 
 

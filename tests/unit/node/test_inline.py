@@ -131,7 +131,7 @@ def test_a_change_is_in_force_at_once(tmp_path: Path) -> None:
     ("entries", "words"),
     [
         ({}, ["array"]),
-        ([[]], ["rule 1", "no object"]),
+        ([[]], ["rule 1", "not an object"]),
         ([{"namespaces": ["a"]}], ["rule 1", "'sources'"]),
         ([{"namespaces": [], "sources": [TEAM]}], ["'namespaces'"]),
         ([RULES[0], {"namespaces": "a", "sources": [TEAM]}], ["rule 2", "'namespaces'"]),

@@ -533,10 +533,10 @@ def test_a_full_store_says_what_is_free_and_what_to_do() -> None:
     few = said(disk_bytes=10_000 << 20, disk_free_bytes=1_900 << 20)
     assert few.startswith("its local store /ssd/s: its file system has 1,900 of 10,000 MiB free,")
     assert "cache-free=20 leaves 2,000 MiB" in few
-    assert "name a smaller cache-free" in few
+    assert "set a smaller cache-free" in few
     enough = said(disk_bytes=10_000 << 20, disk_free_bytes=5_000 << 20)
-    assert "takes no more, by a quota for example, with 5,000 of 10,000 MiB free" in enough
-    assert "full, or has no more free than 'cache-free'" in said(), "of a daemon of an earlier release"
+    assert "accepts no more data (a quota?), with 5,000 of 10,000 MiB free" in enough
+    assert "full, or has no more free space than 'cache-free'" in said(), "of a daemon of an earlier release"
 
 
 def test_options_that_the_keeper_does_not_know_are_named() -> None:

@@ -625,7 +625,7 @@ def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told(form: Call
     ("wanted", "words"),
     [
         (several(a="nfs://nas/other", b="nfs://nas/y"), "the mountPoint at /a"),
-        ("nfs://nas/x", "of a single one, path: /a keeps it where it is"),
+        ("nfs://nas/x", "path: /a keeps a single one where it is"),
     ],
 )
 def test_what_is_at_a_path_does_not_change_under_pods(wanted: str, words: str) -> None:

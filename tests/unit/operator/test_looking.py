@@ -59,5 +59,5 @@ async def test_more_secrets_than_there_may_be_are_not_read() -> None:
 
 @pytest.mark.parametrize("name", [("team", "../../x"), ("..", "x"), ("team", ""), ("", "x"), ("team", "a?b")])
 def test_a_path_is_of_one_object(name: tuple[str, str]) -> None:
-    with pytest.raises(DriverError, match="is no name"):
+    with pytest.raises(DriverError, match="is not the name"):
         paths.SECRET.path(name)

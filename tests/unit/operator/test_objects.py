@@ -279,7 +279,7 @@ def test_levels(levels: list[dict[str, Any]], quota: str, disks: list[str]) -> N
         ({"quota": "63Mi"}, "spec.tieredstore.levels[0]: the quota is 63Mi: 64Mi or more"),
         ({"path": "/a,/b", "quota": "100Mi"}, "is 50Mi: 64Mi or more is needed for each path"),
         ({"quota": ""}, "spec.tieredstore.levels[0].quota is missing: say how much, for example 15Gi"),
-        ({"quota": "15GB"}, "spec.tieredstore.levels[0].quota: '15GB' is no quantity"),
+        ({"quota": "15GB"}, "spec.tieredstore.levels[0].quota: '15GB' is not a quantity"),
         ({"path": "/a", "quotaList": "1Gi,2Gi"}, "levels[0].quotaList has 2 quotas, and path 1 paths"),
         ({"mediumtype": "SSD", "path": "cache"}, "spec.tieredstore.levels[0].path 'cache' is not the absolute path"),
         ({"mediumtype": "SSD", "path": ""}, "is not the absolute path"),
@@ -468,7 +468,7 @@ def test_nodes_take_every_volume_and_nobody_writes_to_a_read_only_one(
     try:
         wanted = _wanted({"sharedOptions": options | others, "accessModes": modes})
     except DriverError as refused:
-        assert "sharedOptions" in refused.message or "option 'rw' cannot be had" in refused.message
+        assert "sharedOptions" in refused.message or "option 'rw' cannot be used" in refused.message
         return
     own = ("dataset", "master", "clean-policy", "fuse-memory-max", "live-sources")
     attributes = {name: value for name, value in _attributes(wanted).items() if name not in own}
@@ -501,13 +501,13 @@ def test_of_the_same_option_the_nearest_wins() -> None:
         (
             {"sharedOptions": {"workers-key": "/a"}},
             {},
-            r"'workers-key' in sharedOptions is the driver's own",
+            r"'workers-key' in sharedOptions is set by the driver",
         ),
         ({"mounts": []}, {}, r"nothing to mount"),
         (
             {"annotations": {"pvc.fluid.io/resources.requests.storage": "many"}},
             {},
-            r"annotations\[.*\]: 'many' is no quantity",
+            r"annotations\[.*\]: 'many' is not a quantity",
         ),
         ({"annotations": {"pvc.fluid.io/resources.requests.storage": "0"}}, {}, r"more than 0"),
         ({}, {"fuse": {"resources": {"limits": {"memory": "63Mi"}}}}, r"a daemon needs 64Mi or more"),

@@ -111,6 +111,6 @@ async def test_datasets_of_ours_are_named() -> None:
     datasets, runtimes = [named("demo"), named("theirs")], [named("demo"), named("alone")]
     with pytest.raises(DriverError) as caught:
         await refuse_if_used(Api([], datasets=datasets, efcruntimes=runtimes), again_after_seconds=0)
-    assert caught.value.message.splitlines()[1:] == ["Dataset shop/demo is there", "EFCRuntime shop/alone is there"]
+    assert caught.value.message.splitlines()[1:] == ["Dataset shop/demo exists", "EFCRuntime shop/alone exists"]
     await refuse_if_used(Api([], datasets=datasets, efcruntimes=[]), again_after_seconds=0)
     await refuse_if_used(Api([], datasets=datasets), again_after_seconds=0)

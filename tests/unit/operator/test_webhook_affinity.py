@@ -108,7 +108,7 @@ def test_a_sidecar_is_refused_with_what_to_do() -> None:
     for labels in ({SIDECAR_LABEL: "true"}, {SIDECAR_LABEL: "true", PLACED_LABEL: "true"}):
         decision = mutate(pod(labels, "data"), DATASETS)
         assert isinstance(decision, Refused)
-        assert "no sidecars here. Take the label away" in decision.reason
+        assert "no sidecars here. Remove the label" in decision.reason
 
 
 def test_a_required_dataset_that_is_not_there_is_refused() -> None:

@@ -41,7 +41,7 @@ def test_a_question_and_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOTTY, "cannot fill one level alone"), (errno.ENOSYS, "cannot fill one level alone"),
+        (errno.ENOTTY, "cannot fill a single level"), (errno.ENOSYS, "cannot fill a single level"),
         (errno.EOPNOTSUPP, "has no local store"),
     ],
 )  # fmt: skip
@@ -57,6 +57,6 @@ def test_what_no_further_file_would_change(number: int, words: str, monkeypatch:
 
 def test_a_file_of_another_file_system_is_refused_by_the_kernel(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    with (tmp_path / "file").open("rb") as file, pytest.raises(DriverError, match="cannot fill one level alone"):
+    with (tmp_path / "file").open("rb") as file, pytest.raises(DriverError, match="cannot fill a single level"):
         fill(file.fileno(), 0, Level.WORKERS)
     assert filling.OPEN_FLAGS & (os.O_RDWR | os.O_WRONLY) == 0

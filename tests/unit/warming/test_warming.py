@@ -196,7 +196,7 @@ def test_a_file_system_that_cannot_fill_one_level_ends_it(tmp_path: Path, monkey
     (tmp_path / "file").write_bytes(b"x")
     warming = Warming(plan(tmp_path, level=Level.LOCAL))
     warming.start()
-    with pytest.raises(DriverError, match="cannot fill one level alone"):
+    with pytest.raises(DriverError, match="cannot fill a single level"):
         warming.wait(_LIMIT_S)
 
 
