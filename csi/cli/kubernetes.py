@@ -65,7 +65,7 @@ def _configuration(parsed: argparse.Namespace) -> Iterator[None]:
     before = os.environ.get("KUBECONFIG")
     if parsed.kubeconfig:
         if not Path(parsed.kubeconfig).is_file():
-            raise invalid(f"--kubeconfig {parsed.kubeconfig!r} is no file")
+            raise invalid(f"--kubeconfig {parsed.kubeconfig!r} is not a file")
         os.environ["KUBECONFIG"] = parsed.kubeconfig
     try:
         with contextlib.ExitStack() as files:

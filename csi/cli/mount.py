@@ -128,7 +128,7 @@ def check_directory(path: str, *, text: str) -> None:
             Code.FAILED_PRECONDITION, f"target {text!r} cannot be used: {error.strerror} (efc umount --force?)"
         ) from None
     if not stat.S_ISDIR(mode):
-        raise DriverError(Code.FAILED_PRECONDITION, f"target {text!r} is no directory")
+        raise DriverError(Code.FAILED_PRECONDITION, f"target {text!r} is not a directory")
 
 
 def _make_directory(path: str, *, text: str) -> None:

@@ -17,7 +17,7 @@ _INTERRUPTED = 130
 _WORDS = {
     errno.ELOOP: "a symbolic link, which is not followed: name what it leads to",
     errno.EXDEV: "it lies on another file system",
-    errno.ENOTSUP: "it is no regular file any more",
+    errno.ENOTSUP: "it is not a regular file any more",
     errno.ENOMEM: "too many directories, or no memory",
 }
 

@@ -180,7 +180,7 @@ def failing_mount(source: str, folder: Path, *, options: tuple[str, ...] = (), l
 
 def test_mount_command_with_a_bad_target(driver: Driver, servers: Nas, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for target, words in ((tmp_path / "missing", "mkdir"), (tmp_path / "file", "no directory")):
+    for target, words in ((tmp_path / "missing", "mkdir"), (tmp_path / "file", "not a directory")):
         with nothing_of_ours_left(driver):
             done = subprocess.run(
                 [program("efc"), "mount", servers.url, target], capture_output=True, text=True, timeout=QUICK_S

@@ -97,7 +97,7 @@ def test_a_claim_that_is_no_nas(namespace: Namespace) -> None:
     )  # fmt: skip
     try:
         await_said(namespace, "dataset", "none", "Ready", "no claim 'nobody'")
-        await_said(namespace, "dataset", "demo", "Ready", "'other' is no directory of a NAS")
+        await_said(namespace, "dataset", "demo", "Ready", "'other' is not a directory of a NAS")
     finally:
         namespace.cluster.kubectl("delete", "persistentvolume", name, "--wait=false")
 

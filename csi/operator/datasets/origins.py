@@ -55,6 +55,6 @@ def of_volume(volume: Json, *, claim: str) -> Source:
             return Source.parse(attributes["source"]).beneath(attributes.get("path", "").strip("/"))
     raise DriverError(
         Code.FAILED_PRECONDITION,
-        f"claim {claim!r} is no directory of a NAS (volume {volume['metadata']['name']!r}): a Dataset can have claims "
-        f"of in-tree nfs volumes, of {_DRIVER_NFS} and of {driver.NAME}",
+        f"claim {claim!r} is not a directory of a NAS (volume {volume['metadata']['name']!r}): a Dataset can have "
+        f"claims of in-tree nfs volumes, of {_DRIVER_NFS} and of {driver.NAME}",
     )

@@ -338,7 +338,7 @@ async fn find_file(nas: &Nas, path: &Path) -> Result<Object, Failure> {
             Err(Failure::new("FAILED_PRECONDITION", "ELOOP", message))
         }
         other => {
-            let message = format!("{path} is no regular file but a {}", kind(other));
+            let message = format!("{path} is not a regular file but a {}", kind(other));
             Err(Failure::new("FAILED_PRECONDITION", "EINVAL", message))
         }
     }

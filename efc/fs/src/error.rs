@@ -69,7 +69,7 @@ fn explain(error: &Error) -> String {
         Some(Status::Exist) => "there is something of this name already",
         Some(Status::Acces | Status::Perm) => "the NAS denies permission: check its squash option and the owner",
         Some(Status::RoFs) => "the export is read-only",
-        Some(Status::NotDir) => "a component is no directory (symbolic links are not followed)",
+        Some(Status::NotDir) => "a component is not a directory (symbolic links are not followed)",
         Some(Status::IsDir) => "it is a directory",
         Some(Status::NotEmpty) => "the directory is not empty",
         Some(Status::NoSpc) => {

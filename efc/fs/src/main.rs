@@ -163,7 +163,7 @@ fn command(name: &str, flags: &Flags, paths: Vec<Vec<u8>>) -> Result<Command, Re
         "mv" | "cp" => 2..=2,
         "df" | "walk" => 0..=1,
         "stat" | "ls" | "mkdir" | "rm" | "cat" | "put" => 1..=1,
-        _ => return Err(Refusal::Usage(format!("{name:?} is no command"))),
+        _ => return Err(Refusal::Usage(format!("{name:?} is not a command"))),
     };
     if !wanted.contains(&paths.len()) {
         return Err(Refusal::Usage(format!("{name} does not take {} paths", paths.len())));

@@ -94,14 +94,14 @@ fn refused(why: &str) -> Failure {
 
 /// Refuses what is no checkpoint.
 pub fn check(text: &str) -> Result<(), Failure> {
-    checkpoint::decode(text).map(drop).ok_or_else(|| refused("is none of this program's, or damaged"))
+    checkpoint::decode(text).map(drop).ok_or_else(|| refused("is not of this program, or is damaged"))
 }
 
 /// Walks the tree below `path`.
 pub async fn walk(nas: &Nas, path: &Path, reports: &Reports) -> Result<(), Failure> {
     let top = nas.find(path).await?;
     if top.attr.kind != FileType::Directory {
-        return Err(Failure::new("FAILED_PRECONDITION", "ENOTDIR", format!("{path} is no directory")));
+        return Err(Failure::new("FAILED_PRECONDITION", "ENOTDIR", format!("{path} is not a directory")));
     }
     let walker = Walker { uid: nas.cred.uid, gid: nas.cred.gid, top: top.handle };
     let tree = match &reports.resume {

@@ -118,7 +118,7 @@ pub(crate) fn negotiate(
 ) -> Result<(abi::InitOut, Negotiated), Errno> {
     let minor = offered.minor.min(abi::MINOR).min(config.features.minor);
     if offered.major != abi::MAJOR || minor < abi::MINOR_MIN {
-        log::error!("the kernel speaks FUSE {}.{}, and we 7.31 and later", offered.major, offered.minor);
+        log::error!("the kernel speaks FUSE {}.{}, but this daemon needs 7.31 or later", offered.major, offered.minor);
         return Err(Errno(libc::EPROTO));
     }
     let on_demand = [(config.idmap, init::ALLOW_IDMAP), (config.passthrough, init::PASSTHROUGH)];

@@ -217,7 +217,7 @@ impl MountEntry {
             }
             _ => Err(failure(
                 Code::DeadlineExceeded,
-                format!("another operation on {} does not come to its end; force it", self.target.display()),
+                format!("another operation on {} does not finish; force it", self.target.display()),
             )),
         }
     }
@@ -277,7 +277,7 @@ impl MountEntry {
         if matches!(shared.phase, Phase::Ended(_)) {
             return Err(failure(Code::Unavailable, format!("{target} was unmounted before it was upgraded")));
         }
-        let what = if never_began { "waits for earlier ones, and was given up" } else { "does not come to its end" };
+        let what = if never_began { "waited too long for earlier ones" } else { "does not finish" };
         Err(failure(Code::DeadlineExceeded, format!("the upgrade of {target} {what}")))
     }
 

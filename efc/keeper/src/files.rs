@@ -117,7 +117,7 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
 pub fn open_regular(at: impl AsFd, path: &Path, links: OFlags) -> io::Result<File> {
     let found = rustix::fs::openat(at, path, OFlags::PATH | OFlags::CLOEXEC | links, Mode::empty())?;
     if !FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
     }
     File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }

@@ -144,7 +144,7 @@ fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -
             Long("cache-dir") => {
                 let directory = PathBuf::from(parser.value()?);
                 if !directory.is_absolute() {
-                    return Err(format!("--cache-dir: {directory:?} is no absolute path").into());
+                    return Err(format!("--cache-dir: {directory:?} is not an absolute path").into());
                 }
                 parsed.cache_dirs.push(directory);
             }

@@ -92,7 +92,7 @@ impl Mounts {
             if !is_new && entry.is_ending() {
                 entry.wait_settled(deadline);
                 if entry.is_ending() && self.is_current(&entry) && Instant::now() >= deadline {
-                    let message = format!("an unmount of {} does not come to its end", path.display());
+                    let message = format!("an unmount of {} does not finish", path.display());
                     return Err(failure(Code::DeadlineExceeded, message));
                 }
                 continue;
@@ -125,7 +125,7 @@ impl Mounts {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                let message = format!("the start of the mount on {} does not come to its end", target.path().display());
+                let message = format!("the start of the mount on {} does not finish", target.path().display());
                 return Err(failure(Code::DeadlineExceeded, message));
             }
         }

@@ -101,7 +101,7 @@ impl Networks {
         let [namespace] = <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| invalid("expected one descriptor"))?;
         let identity = identity(&namespace)?;
         if !identity.starts_with("net:[") {
-            return Err(invalid("what it hands out is no network namespace"));
+            return Err(invalid("what it hands out is not a network namespace"));
         }
         if Path::new(&identity) == std::fs::read_link("/proc/self/ns/net")? {
             return Err(invalid("what it hands out is the keeper's own network"));

@@ -70,10 +70,10 @@ impl Program {
             <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| invalid("did not come with exactly one descriptor"))?;
         let needed = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
         if !fcntl_get_seals(&memory).is_ok_and(|seals| seals.contains(needed)) {
-            return Err(invalid("is no memfd with all of the seals SEAL, SHRINK, GROW and WRITE"));
+            return Err(invalid("is not a memfd with all of the seals SEAL, SHRINK, GROW and WRITE"));
         }
         if !is_executable(&memory).map_err(|error| invalid(&format!("cannot be read: {error}")))? {
-            return Err(invalid("is no ELF executable of a sensible size"));
+            return Err(invalid("is not an ELF executable of a sensible size"));
         }
         let program = Program::Sealed { memory, version: version.to_owned() };
         let printed = program.printed_version().map_err(|error| {

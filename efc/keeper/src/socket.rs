@@ -38,7 +38,7 @@ impl RunDir {
         let run_dir = run_dir.canonicalize()?;
         if run_dir.components().count() <= COMPONENTS_OF_SYSTEM {
             let message = format!(
-                "{} is everybody's, and a run directory is closed to others: name one below",
+                "{} is everybody's, but the keeper closes its run directory to other users: name a directory below",
                 run_dir.display()
             );
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));

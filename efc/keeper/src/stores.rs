@@ -203,7 +203,7 @@ impl Stores {
         // What the keeper's command line names may be a directory of its container, which only that gets into.
         let is_named_by_mount = self.directories.is_empty();
         if is_named_by_mount && (found.st_uid != rustix::process::geteuid().as_raw() || found.st_mode & 0o022 != 0) {
-            let message = "it must belong to root, and nobody else may write to it (chown root, chmod go-w; a tmpfs: mount -o mode=755): whoever can changes what others read";
+            let message = "it must belong to root, and nobody else may write to it (chown root, chmod go-w; a tmpfs: mount -o mode=755): whoever can write there can change what others read";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
         Ok(parent)

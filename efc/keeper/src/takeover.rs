@@ -95,7 +95,7 @@ impl Mounts {
         let is_other = |options: &DaemonConfig| is_of_several(options) != is_of_several(entry.config());
         if options.as_ref().is_some_and(is_other) {
             let message = format!(
-                "{target} cannot come to have one source at its root, or several below it, while it is mounted"
+                "{target} cannot change between one source at its root and several below it while it is mounted"
             );
             return Err(failure(Code::InvalidArgument, message));
         }
@@ -136,7 +136,7 @@ impl Mounts {
         let path = status.target.clone();
         let internal = |error: std::io::Error| failure(Code::Internal, format!("cannot take {path} over: {error}"));
         if !kernel::is_listed(status.connection).map_err(internal)? || kernel::is_disconnected(&device) {
-            return Err(failure(Code::NotFound, format!("the mount on {path} is gone; mount it anew")));
+            return Err(failure(Code::NotFound, format!("the mount on {path} is gone; mount it again")));
         }
         status.pid = 0;
         let (entry, is_new) = self.inherit(status)?;

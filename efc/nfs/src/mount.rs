@@ -144,7 +144,10 @@ async fn descend(config: &Config, client: &Client, handle: FileHandle, below: &[
 
 fn not_a_directory(config: &Config) -> ConnectError {
     let path = text(&config.path);
-    failure(Kind::NotADirectory, format!("{path} on {} is no directory (symbolic links are not followed)", config.host))
+    failure(
+        Kind::NotADirectory,
+        format!("{path} on {} is not a directory (symbolic links are not followed)", config.host),
+    )
 }
 
 fn nfs_failure(config: &Config, port: u16, error: &Error) -> ConnectError {
@@ -414,7 +417,7 @@ impl Finder {
             ),
             1 | 13 => (Kind::Refused, "refuses this client (MNT3ERR_ACCES): add it to the export's list of clients"),
             2 => (Kind::NotFound, "knows no such export or directory (MNT3ERR_NOENT)"),
-            20 => (Kind::NotADirectory, "says that this is no directory (MNT3ERR_NOTDIR)"),
+            20 => (Kind::NotADirectory, "says that this is not a directory (MNT3ERR_NOTDIR)"),
             22 => (Kind::NotFound, "does not accept this path (MNT3ERR_INVAL)"),
             63 => (Kind::NotFound, "says that the path is too long (MNT3ERR_NAMETOOLONG)"),
             10004 => (Kind::Protocol, "does not support this (MNT3ERR_NOTSUPP)"),

@@ -35,7 +35,7 @@ pub fn parse_url(url: &str) -> Result<Url, String> {
     let slash = place.find('/').ok_or_else(|| format!("{url:?} names no path: nfs://host/path"))?;
     let (authority, path) = place.split_at(slash);
     if authority.contains('@') {
-        return Err(format!("{url:?} names a user, which NFSv3 has no use for"));
+        return Err(format!("{url:?} names a user, which NFSv3 does not use"));
     }
     let (host, port) = parse_authority(authority).map_err(|why| format!("{url:?}: {why}"))?;
     let path = parse_path(path).map_err(|why| format!("{url:?}: {why}"))?;
@@ -47,7 +47,7 @@ fn parse_authority(authority: &str) -> Result<(String, Option<u16>), String> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']').ok_or("a bracket is not closed")?;
-            let address: std::net::Ipv6Addr = host.parse().map_err(|_| format!("{host:?} is no IPv6 address"))?;
+            let address: std::net::Ipv6Addr = host.parse().map_err(|_| format!("{host:?} is not an IPv6 address"))?;
             let port = match port.strip_prefix(':') {
                 None if port.is_empty() => None,
                 None => return Err(format!("{port:?} behind the address is not understood")),
@@ -63,7 +63,7 @@ fn parse_authority(authority: &str) -> Result<(String, Option<u16>), String> {
     };
     let allowed = |char: char| char.is_ascii_alphanumeric() || matches!(char, '.' | '-' | '_' | ':');
     if host.is_empty() || host.len() > HOST_MAX || !host.chars().all(allowed) || host.starts_with('-') {
-        return Err(format!("{host:?} is no host name"));
+        return Err(format!("{host:?} is not a host name"));
     }
     let port = port.filter(|port| !port.is_empty()).map(parse_port).transpose()?;
     Ok((host, port))
@@ -72,7 +72,7 @@ fn parse_authority(authority: &str) -> Result<(String, Option<u16>), String> {
 fn parse_port(port: &str) -> Result<u16, String> {
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
     let number = port.parse().ok().filter(|number| digits && *number != 0);
-    number.ok_or_else(|| format!("{port:?} is no port: 1 to 65535"))
+    number.ok_or_else(|| format!("{port:?} is not a port: 1 to 65535"))
 }
 
 fn parse_path(path: &str) -> Result<String, String> {

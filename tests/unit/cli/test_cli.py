@@ -241,7 +241,7 @@ def test_targets_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
     os.mkdir(foreign)
     (tmp_path / "to-foreign").symlink_to(foreign)
     for name, words in [
-        ("to-file", "no directory"),
+        ("to-file", "not a directory"),
         ("dangling", "does not exist"),
         ("circle", "links"),
         (foreign, "not UTF-8"),

@@ -110,13 +110,13 @@ def test_a_missing_source_is_named_once_with_its_port() -> None:
     stats = efc_pb2.DaemonStats(
         sources=[
             efc_pb2.SourceStats(path="/d", reason=reason),
-            efc_pb2.SourceStats(path="/e", reason="it is being connected to"),
+            efc_pb2.SourceStats(path="/e", reason="the daemon is connecting to it"),
         ]
     )
     status = _STATUS(config=efc_pb2.DaemonConfig(sources=mounted), stats=stats)
     assert missing_sources(status) == [
         "source /d is missing (nfs://nas:2050/data): no such directory (a): b",
-        "source /e is missing (nfs://nas:2050/data): it is being connected to",
+        "source /e is missing (nfs://nas:2050/data): the daemon is connecting to it",
     ]
     findings = list(of_mount(status, in_cluster=True))
     assert [finding.level for finding in findings] == ["warn", "warn"]

@@ -23,7 +23,7 @@ use super::saved::{AllAttached, Attached, save_root};
 /// Between two tries to reach a source.
 const RETRY_PAUSE: Duration = Duration::from_secs(3);
 /// Why a source waits that could be reached.
-const NO_NUMBER: &str = "this root has had as many sources as it can have: unmount it, and mount it anew";
+const NO_NUMBER: &str = "this root has had as many sources as it can have: unmount it, and mount it again";
 /// A server that lets a call wait longer is reported as not responding.
 const RESPONDING_MAX: Duration = Duration::from_secs(5);
 
@@ -143,7 +143,7 @@ impl Attachments {
         inner.missing.retain(|missing| is_wanted(config, &missing.wanted));
         let new: Vec<MountedSource> = config.sources.iter().filter(|wanted| !inner.knows(wanted)).cloned().collect();
         for wanted in new {
-            let reason = "it is being connected to".to_owned();
+            let reason = "the daemon is connecting to it".to_owned();
             inner.missed += 1;
             let id = inner.missed;
             inner.missing.push(Missing { id, wanted: wanted.clone(), reason, number: 0 });

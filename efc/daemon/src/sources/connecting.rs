@@ -106,12 +106,15 @@ pub fn name_of(wanted: &MountedSource) -> String {
 pub fn check(wanted: &[MountedSource]) -> Result<(), Error> {
     let invalid = |message: String| Error { code: Code::InvalidArgument.into(), message };
     if wanted.len() > SOURCES_MAX {
-        return Err(invalid(format!("{} sources are more than the {SOURCES_MAX} that one root has", wanted.len())));
+        return Err(invalid(format!(
+            "{} sources are more than the {SOURCES_MAX} that one root can have",
+            wanted.len()
+        )));
     }
     let mut paths: Vec<Path> = Vec::new();
     for source in wanted {
         let path = Path::new(source.path.as_bytes())
-            .ok_or_else(|| invalid(format!("source {}: its path is none below the root", name_of(source))))?;
+            .ok_or_else(|| invalid(format!("source {}: its path is not below the root", name_of(source))))?;
         if let Some(other) = paths.iter().find(|other| other.overlaps(&path)) {
             return Err(invalid(format!("source {} lies at or inside {other}, or around it", name_of(source))));
         }

@@ -118,7 +118,7 @@ impl<'a> SessionRun<'a> {
 
     fn first_daemon(&mut self, directory: &OwnedFd, deadline: Instant, is_mounted: &mut bool) -> Result<(), Error> {
         let target = self.entry.target().display();
-        let out_of_turn = || failure(Code::Internal, format!("the daemon for {target} spoke out of turn"));
+        let out_of_turn = || failure(Code::Internal, format!("the daemon for {target} sent an unexpected message"));
         let to_keeper::Message::Connected(connected) = self.next_message("connect to the NAS", deadline)? else {
             return Err(out_of_turn());
         };

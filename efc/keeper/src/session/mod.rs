@@ -213,7 +213,7 @@ impl<'a> SessionRun<'a> {
             }
             // A daemon is ready once, connects before it is mounted, and introduces itself when it is taken over.
             to_keeper::Message::Ready(_) | to_keeper::Message::Connected(_) | to_keeper::Message::Session(_) => {
-                log::error!("{target}: the daemon spoke out of turn, killing it");
+                log::error!("{target}: the daemon sent an unexpected message, killing it");
                 // Its death is noticed like any other.
                 self.daemon.iter().for_each(Daemon::kill);
             }
