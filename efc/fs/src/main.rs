@@ -31,21 +31,21 @@ use crate::walk::Reports;
 const USAGE: &str = "\
 usage: efc-fs COMMAND [flags] URL PATH...
 
-  stat URL PATH                     attributes
-  ls URL PATH                       names and attributes in a directory
+  stat URL PATH                     prints the attributes
+  ls URL PATH                       prints names and attributes of a directory's entries
   mkdir [--parents] [--mode OCTAL] [--uid N] [--gid N] URL PATH
-  mv URL FROM TO                    replaces nothing
+  mv URL FROM TO                    refuses if TO exists
   rm [--recursive] URL PATH
-  cp URL FROM TO                    one regular file
-  cat [--bytes-max N] URL PATH      nothing of a file that is longer
-  put [--exclusive] [--mode OCTAL] URL PATH      standard input to a file, whole or not at all
-  df URL [PATH]                     size of the file system
+  cp URL FROM TO                    copies one regular file
+  cat [--bytes-max N] URL PATH      prints a file; refuses one that is longer than N
+  put [--exclusive] [--mode OCTAL] URL PATH      writes standard input to a file, all of it or nothing
+  df URL [PATH]                     prints sizes of the file system
   walk [--uid N] [--gid N] [--interval-ms N] [--resume CHECKPOINT] URL [PATH]
-                                    number and sizes of the regular files of a tree, as that user: a line of JSON each
-                                    interval (default 500) and at the end; with the checkpoint of a line it goes on
+                                    counts the regular files of a tree and their sizes, as that user; prints a line of JSON
+                                    after each interval (default 500) and at the end; continues from the checkpoint of a line
 
 URL is nfs://host[:port]/directory[?mountport=N]; PATH is relative to that directory.
-Every command takes --timeout-ms N (default 15000; of walk: for each call) and --unprivileged-port.";
+Every command takes --timeout-ms N (default 15000; for walk it limits each call) and --unprivileged-port.";
 
 const TIME_LIMIT_DEFAULT_MS: u64 = 15_000;
 /// Between two lines of a walk.
