@@ -194,7 +194,7 @@ class Repairer:
 
     def _settle(self, device: str, outcome: Outcome) -> None:
         if (process := outcome.held.get(device)) is not None:
-            self._postpone(device, f"the daemon {process}, which no keeper reaches, has it open still")
+            self._postpone(device, f"the daemon {process}, which no keeper reaches, still has it open")
             return
         lost = self._lost[device]
         self._reports.lost.pop(device, None)

@@ -91,7 +91,7 @@ class Roots:
     def _not_found(self, asked: str, reported: efc_pb2.Error) -> str:
         error = DriverError.from_wire(efc_pb2.Error.Code.Name(reported.code), reported.message)
         if error.code is not Code.NOT_FOUND:
-            _LOGGER.info("the root of %s is taken for unmoved: %s", asked, error.message)
+            _LOGGER.info("the root of %s is assumed to be unchanged: %s", asked, error.message)
             return asked
         self._note(asked, "the directory that it serves is gone from the NAS; delete the pod")
         raise error
@@ -115,7 +115,7 @@ class Roots:
         try:
             root = await self._keeper.find_root(target=self._mount_of(key))
         except DriverError as error:
-            _LOGGER.debug("the root of %s is taken for unmoved: %s", key, error.message)
+            _LOGGER.debug("the root of %s is assumed to be unchanged: %s", key, error.message)
             seconds = _SILENT_SECONDS if error.code in _SILENT else 0.0
             is_mounted = error.code is not Code.NOT_FOUND
         answer = _Answer(root=root, until=asyncio.get_running_loop().time() + seconds, is_mounted=is_mounted)
