@@ -28,7 +28,7 @@ RUN python3 -m venv --without-pip /opt/efc \
 FROM ${BASE}
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="EFC-CSI" \
-      org.opencontainers.image.description="A NAS directory as a POSIX volume, through one FUSE daemon per node" \
+      org.opencontainers.image.description="A NAS directory as a POSIX volume, through one FUSE daemon per data set on each node" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 # For `efc worker`, if the base has not got it.

@@ -1,4 +1,4 @@
-"""``efc doctor``: what is wrong on this machine, what it costs, and how to mend it.
+"""``efc doctor``: what is wrong on this machine, what it costs, and how to fix it.
 
 Every check is a function that returns findings and cannot hang: mounts are read from mountinfo and through the keeper,
 never touched. In a container of a cluster it looks at what concerns that container (:mod:`csi.cli.node_checks`).

@@ -1,7 +1,7 @@
 """What ``efc doctor`` looks at of mounts: the keeper, how each of its mounts does, and mounts that no keeper serves.
 
 A mount that serves may still do without much of what was asked for: its caches, a source, an option. Each such lack is
-a finding of its own, in the words of :mod:`csi.node.conditions`, with what mends it.
+a finding of its own, in the words of :mod:`csi.node.conditions`, with what fixes it.
 """
 
 import asyncio

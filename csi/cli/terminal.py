@@ -1,6 +1,6 @@
 """A terminal that is drawn anew again and again, and is afterwards as it was, however the command ends.
 
-Plain ANSI: the alternate screen, a hidden cursor, keys as they are pressed. SIGKILL alone leaves it so (reset(1) mends
+Plain ANSI: the alternate screen, a hidden cursor, keys as they are pressed. SIGKILL alone leaves it so (reset(1) repairs
 that).
 """
 

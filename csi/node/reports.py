@@ -86,7 +86,7 @@ class Reports:
 def report_of(outcome: Outcome, *, target: str, old: Iterable[str], new: str, before: Report | None = None) -> Report:
     """The part of an outcome that the file systems ``old`` have, for the mount ``new`` at ``target``.
 
-    A later look adds to the report before: what failed then, and does no more, is mended.
+    A later look adds to the report before: what failed then, and does not any more, is repaired.
     """
     devices = set(old)
     failed = [one for one in outcome.failed if one.device in devices]

@@ -30,7 +30,7 @@ WALK_ANNOTATION = "efc.data.fluid.io/walk-every"
 def options(
     dataset: Dataset, runtime: EFCRuntime, settings: Settings, *, secrets: Mapping[str, Mapping[str, str]]
 ) -> tuple[str, dict[str, str]]:
-    """What of them cannot be, in words that say how to mend it; if all can be, "" and the mount options in force.
+    """What of them cannot be, in words that say how to fix it; if all can be, "" and the mount options in force.
 
     ``secrets`` are those of users that the Dataset names, by name and key; what they hold is among the options.
     """

@@ -7,7 +7,7 @@ use std::fmt;
 pub struct ConnectError {
     /// The class of failure.
     pub kind: ConnectErrorKind,
-    /// One sentence: what was tried, what came back, how to mend it.
+    /// One sentence: what was tried, what came back, how to fix it.
     pub message: String,
 }
 
