@@ -1,7 +1,7 @@
 """A terminal that is drawn anew again and again, and is afterwards as it was, however the command ends.
 
-Plain ANSI: the alternate screen, a hidden cursor, keys as they are pressed. SIGKILL alone leaves it so (reset(1) repairs
-that).
+Plain ANSI: the alternate screen, a hidden cursor, keys as they are pressed. Only SIGKILL leaves it so (reset(1)
+repairs that).
 """
 
 import shutil

@@ -190,7 +190,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["mount", "nfs://nas/x", "{tmp}", "-o", "ro", "-o", "connections=99"], ["connections", "'99'", "1 to 16"]),
         (["mount", "nas:/x", "{tmp}"], ["nfs://"]),
         (["mount", "nfs://nas/x", "{tmp}/missing"], ["does not exist", "mkdir"]),
-        (["mount", "nfs://nas/x", "{tmp}/file"], ["no directory"]),
+        (["mount", "nfs://nas/x", "{tmp}/file"], ["not a directory"]),
         (["umount", "{tmp}"], ["not a mount of EFC"]),
     ],
 )

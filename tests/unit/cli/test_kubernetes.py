@@ -147,7 +147,7 @@ def test_nothing_to_log_in_with_is_said(home: Path, capsys: pytest.CaptureFixtur
     status, said = run(capsys, "status")
     assert status == 1
     assert "no credentials for the Kubernetes API: set KUBECONFIG" in said
-    assert run(capsys, "status", "--kubeconfig", "/nowhere") == (1, "efc: --kubeconfig '/nowhere' is no file\n")
+    assert run(capsys, "status", "--kubeconfig", "/nowhere") == (1, "efc: --kubeconfig '/nowhere' is not a file\n")
 
 
 @pytest.mark.parametrize("text", ["{}", "]", "contexts: [{name: x}]", "current-context: x"])
