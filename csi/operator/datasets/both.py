@@ -64,12 +64,18 @@ class Both:
     def decide(self) -> None:
         """Fills the decision in."""
         seen, decision = self._seen, self._decision
-        decision.dataset_metadata = metadata_to_apply(DATASET_KIND, self._dataset_json, finalizers=[FINALIZER])
         decision.runtime_metadata = metadata_to_apply(
             RUNTIME_KIND,
             self._runtime_json,
             finalizers=[FINALIZER],
             owners=[dataset_reference(self._dataset_json)],
+        )
+        # A runtime with an owner that has gone would go as well: the Dataset is written first, and tells.
+        decision.dataset_metadata = metadata_to_apply(
+            DATASET_KIND,
+            self._dataset_json,
+            finalizers=[FINALIZER],
+            is_always=decision.runtime_metadata is not None,
         )
         # Of a Dataset of this name that was before, or of a claim that somebody has deleted.
         if seen.claim is None:
