@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from csi.base.children import Children
-from csi.base.errors import DriverError
 from csi.operator.datasets import paths
 from csi.operator.datasets.reconciler import Reconciler
 from csi.operator.datasets.seen import Place
@@ -23,84 +24,105 @@ from tests.unit.operator.model.clock import run
 from tests.unit.operator.samples import SETTINGS
 
 _NAME = ("default", "demo")
-_DATASET, _RUNTIME = paths.DATASET.path(_NAME), paths.RUNTIME.path(_NAME)
+_PATHS = {kind: paths.KINDS[kind].path(_NAME) for kind in ("Dataset", "EFCRuntime")}
+_SPECS: dict[str, dict[str, Any]] = {
+    "Dataset": {"mounts": [{"mountPoint": "nfs://nas:/data"}], "placement": "Shared"},
+    "EFCRuntime": {"replicas": 1},
+}
 _POD = paths.POD.path((_NAME[0], "user"))
 _HISTORIES, _SEED = int(os.environ.get("OPERATOR_HISTORIES", "40")), int(os.environ.get("OPERATOR_SEED", "0"))
 _STEPS = 12
+#: How often users wait for what goes and make it anew at once, and how often they wait at all.
+_RENEWED, _PAUSED = 0.3, 0.6
 #: Of the played clock: after which all that is under way has come to an end.
 _SETTLED_SECONDS = 120.0
 _POLL_SECONDS, _POLLS_MAX = 0.01, 500
 
 
-class History:
-    """What users do, and what they may expect of it."""
+class Operators:
+    """One after the other, and two for a moment."""
 
     def __init__(self, api: Api, choice: random.Random) -> None:
         self._api, self._choice = api, choice
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """One more."""
+        reconciler = Reconciler(self._api, SETTINGS, children=Children())
+        reconciler._prober = _Reached()  # type: ignore[assignment]
+        self.tasks.append(asyncio.create_task(reconciler.run()))
+
+    def replace(self) -> None:
+        """Has another one come, and the former one go now or soon."""
+        former = self.tasks[-1]
+        asyncio.get_running_loop().call_later(self._choice.choice([0.0, 0.5, 5.0]), former.cancel)
+        self.start()
+
+
+class History:
+    """What users do, and what they may expect of it."""
+
+    def __init__(self, api: Api, operators: Operators, choice: random.Random) -> None:
+        self._api, self._operators, self._choice = api, operators, choice
         self.said: list[str] = []
-        #: The runtime that is there by right, and has to stay: its UID, "" for none.
-        self.runtime = ""
-        self.dataset = ""
+        #: By the kind: the UID of what is there by right, and has to stay; "" for none.
+        self.uids = dict.fromkeys(_PATHS, "")
 
     async def play(self) -> None:
         """All steps, and then the end of all pods."""
         for _ in range(_STEPS):
-            step = self._choice.choice([self._make, self._make, self._delete_dataset, self._delete_runtime, self._use])
-            step()
-            if self._choice.random() < 0.3:
-                await self._renew()
-            if self._choice.random() < 0.6:
+            self._step()
+            if self._choice.random() < _RENEWED:
+                await self.renew(*self._some())
+            if self._choice.random() < _PAUSED:
                 await asyncio.sleep(self._choice.choice([0.05, 0.3, 1.0, 5.0]))
         await asyncio.sleep(self._choice.choice([0.0, 1.0, 20.0]))
         self._api.deleted(_POD)
-        await asyncio.sleep(_SETTLED_SECONDS)
+
+    def _step(self) -> None:
+        choice = self._choice.randrange(7)
+        if choice < 2:
+            self.make(*self._some())
+        elif choice < 4:
+            self.delete(self._choice.choice(list(_PATHS)))
+        else:
+            self._choice.choice([self._use, self._api.forget_events, self._operators.replace])()
+
+    def _some(self) -> list[str]:
+        return self._choice.sample(list(_PATHS), k=self._choice.choice([1, 2, 2]))
 
     def watch(self) -> None:
         """Called after each change: a runtime that lies beside a Dataset which is being deleted may go with it."""
-        dataset = self._api.objects.get(_DATASET)
+        dataset = self._api.objects.get(_PATHS["Dataset"])
         if dataset is not None and dataset["metadata"].get("deletionTimestamp"):
-            self.runtime = ""
+            self.uids["EFCRuntime"] = ""
 
-    def _make(self) -> None:
+    def make(self, *kinds: str) -> None:
         """As `kubectl apply` does: what is there stays, even if it is about to go."""
-        for kind in self._choice.sample(["Dataset", "EFCRuntime"], k=self._choice.choice([1, 2, 2])):
-            path = paths.KINDS[kind].path(_NAME)
-            if path in self._api.objects:
+        for kind in kinds:
+            if _PATHS[kind] in self._api.objects:
                 continue
-            spec: dict[str, Any] = {"replicas": 1}
-            if kind == "Dataset":
-                spec = {"mounts": [{"mountPoint": "nfs://nas:/data"}], "placement": "Shared"}
             metadata = {"name": _NAME[1], "namespace": _NAME[0]}
-            new = {"apiVersion": "data.fluid.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
-            made = self._api.made(paths.KINDS[kind].collection(_NAME[0]), new)
-            uid = made["metadata"]["uid"]
-            self.said.append(f"make {kind} {uid[-4:]}")
-            if kind == "Dataset":
-                self.dataset = uid
-            else:
-                self.runtime = uid
+            new = {"apiVersion": "data.fluid.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": _SPECS[kind]}
+            self.uids[kind] = self._api.made(paths.KINDS[kind].collection(_NAME[0]), new)["metadata"]["uid"]
+            self.said.append(f"make {kind} {self.uids[kind][-4:]}")
             self.watch()
 
-    async def _renew(self) -> None:
+    async def renew(self, *kinds: str) -> None:
         """What is about to go is made anew in the moment in which it has gone, as `kubectl delete` and `apply` do."""
         for _ in range(_POLLS_MAX):
-            there = [self._api.objects[path] for path in (_DATASET, _RUNTIME) if path in self._api.objects]
+            there = [self._api.objects[path] for path in _PATHS.values() if path in self._api.objects]
             if not any(one["metadata"].get("deletionTimestamp") for one in there):
                 break
             await asyncio.sleep(_POLL_SECONDS)
-        self._make()
+        self.make(*kinds)
 
-    def _delete_dataset(self) -> None:
-        if _DATASET in self._api.objects:
-            self.said.append("delete Dataset")
-            self.dataset = self.runtime = ""
-            self._api.deleted(_DATASET)
-
-    def _delete_runtime(self) -> None:
-        if _RUNTIME in self._api.objects:
-            self.said.append("delete EFCRuntime")
-            self.runtime = ""
-            self._api.deleted(_RUNTIME)
+    def delete(self, kind: str) -> None:
+        """As `kubectl delete --wait=false` does."""
+        if _PATHS[kind] in self._api.objects:
+            self.said.append(f"delete {kind}")
+            self.uids |= {kind: ""} if kind == "EFCRuntime" else dict.fromkeys(_PATHS, "")
+            self._api.deleted(_PATHS[kind])
 
     def _use(self) -> None:
         if _POD in self._api.objects:
@@ -122,46 +144,43 @@ class _Reached:
         return ""
 
 
-async def story(seed: int) -> None:
-    """One history, and what has come of it."""
-    choice = random.Random(seed)
-    api = Api(choice)
-    reconciler = Reconciler(api, SETTINGS, children=Children())
-    reconciler._prober = _Reached()  # type: ignore[assignment]
-    history = History(api, choice)
+@asynccontextmanager
+async def played(choice: random.Random, *, lag_seconds: Mapping[str, float] | None = None) -> AsyncIterator[History]:
+    """A cluster with an operator; at the end there is what there should be."""
+    api = Api(choice, lag_seconds=lag_seconds)
+    operators = Operators(api, choice)
+    history = History(api, operators, choice)
     api.changed = history.watch
-    tasks = [asyncio.create_task(work) for work in (reconciler.run(), api.run_controllers())]
+    controllers = asyncio.create_task(api.run_controllers())
+    operators.start()
     try:
-        await history.play()
-        assert not [task.exception() for task in tasks if task.done()]
+        yield history
+        await asyncio.sleep(_SETTLED_SECONDS)
         check(api, history)
-    except (AssertionError, DriverError) as error:
-        raise AssertionError(f"seed {seed}: {', '.join(history.said)}: {error}") from error
     finally:
-        for task in tasks:
+        for task in (controllers, *operators.tasks):
             task.cancel()
-        await asyncio.wait(tasks)
+        ended = await asyncio.gather(controllers, *operators.tasks, return_exceptions=True)
+    assert all(isinstance(one, asyncio.CancelledError) for one in ended), ended
 
 
 def check(api: Api, history: History) -> None:
     """What is there is what users have made and not deleted, and all that belongs to it, and nothing else."""
-    dataset, runtime = api.objects.get(_DATASET), api.objects.get(_RUNTIME)
-    assert (dataset or {"metadata": {"uid": ""}})["metadata"]["uid"] == history.dataset, "the Dataset"
-    if history.runtime:
-        assert runtime is not None, "the runtime has gone"
-        assert runtime["metadata"]["uid"] == history.runtime
+    dataset, runtime = api.objects.get(_PATHS["Dataset"]), api.objects.get(_PATHS["EFCRuntime"])
+    assert _uid(dataset) == history.uids["Dataset"], history.said
+    assert history.uids["EFCRuntime"] in ("", _uid(runtime)), history.said
     volumes, claims = api.of("persistentvolumes"), api.of("persistentvolumeclaims")
     if dataset is None or runtime is None:
-        assert (volumes, claims) == ({}, {})
+        assert (volumes, claims) == ({}, {}), history.said
         if runtime is None:
-            assert {*api.objects} <= {_DATASET}
+            assert {*api.objects} <= {_PATHS["Dataset"]}, history.said
         return
-    assert dataset["status"]["phase"] == "Bound", dataset["status"]
+    assert dataset["status"]["phase"] == "Bound", (history.said, dataset["status"])
     (claim,), (volume,) = claims.values(), volumes.values()
     assert claim["status"]["phase"] == "Bound"
     assert volume["spec"]["claimRef"]["uid"] == claim["metadata"]["uid"]
     assert volume["metadata"]["name"] == f"efc-dataset-{dataset['metadata']['uid']}"
-    owned = [one for path, one in api.objects.items() if path not in (_DATASET, _RUNTIME) and one is not volume]
+    owned = [one for path, one in api.objects.items() if path not in _PATHS.values() and one is not volume]
     assert all(
         [owner["uid"] for owner in one["metadata"]["ownerReferences"]] == [runtime["metadata"]["uid"]]
         for one in owned
@@ -169,6 +188,30 @@ def check(api: Api, history: History) -> None:
     assert len(owned) == 8, "four Secrets, a Service, two StatefulSets and the claim"
 
 
+def _uid(found: dict[str, Any] | None) -> str:
+    return "" if found is None else str(found["metadata"]["uid"])
+
+
 @pytest.mark.parametrize("seed", range(_SEED, _SEED + _HISTORIES))
 def test_what_is_there_at_the_end(seed: int) -> None:
-    run(story(seed))
+    async def story() -> None:
+        async with played(random.Random(seed)) as history:
+            await history.play()
+
+    run(story())
+
+
+def test_a_runtime_that_comes_when_both_have_gone_is_no_more_the_former_datasets() -> None:
+    """The watch of runtimes shows the new one when that of Datasets still shows the former one, which is going."""
+
+    async def story() -> None:
+        lag_seconds = {paths.DATASET.plural: 1.0, paths.RUNTIME.plural: 0.0}
+        async with played(random.Random(1), lag_seconds=lag_seconds) as history:
+            history.make("Dataset", "EFCRuntime")
+            await asyncio.sleep(_SETTLED_SECONDS)
+            history.delete("Dataset")
+            await history.renew("EFCRuntime")
+            await asyncio.sleep(2.0)
+            history.make("Dataset")
+
+    run(story())

@@ -24,7 +24,7 @@ _LAG_SECONDS_MAX = 0.6
 _CALL_SECONDS_MAX = 0.15
 _CONTROLLERS_SECONDS = 0.2
 _CLAIMS, _VOLUMES, _PODS, _SERVICES = "persistentvolumeclaims", "persistentvolumes", "pods", "services"
-_OPENAPI = {"components": {"schemas": {"v1alpha1.Dataset": {"properties": {"status": {"properties": {
+_OPENAPI: Json = {"components": {"schemas": {"v1alpha1.Dataset": {"properties": {"status": {"properties": {
     "observedGeneration": {}}}}}}}}  # fmt: skip
 
 
@@ -36,15 +36,18 @@ def plural_of(path: str) -> str:
 class Api(Cluster):
     """One of them; what is in ``objects`` is as it is at this moment."""
 
-    def __init__(self, choice: random.Random) -> None:
+    def __init__(self, choice: random.Random, *, lag_seconds: Mapping[str, float] | None = None) -> None:
+        """``lag_seconds`` of some collections' watches are not left to chance."""
         super().__init__()
         self._choice = choice
         self.objects: dict[str, dict[str, Any]] = {}
         self._version = 10
         #: By the collection: what has happened, in this order.
         self._events: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
-        self._lag = {kind.plural: choice.uniform(0, _LAG_SECONDS_MAX) for kind in paths.KINDS.values()}
+        by_chance = {kind.plural: choice.uniform(0, _LAG_SECONDS_MAX) for kind in paths.KINDS.values()}
+        self._lag_seconds = by_chance | dict(lag_seconds or {})
         self._happened = asyncio.Event()
+        self._forgotten = 0
         #: Called after each change.
         self.changed: Callable[[], None] = lambda: None
 
@@ -69,8 +72,11 @@ class Api(Cluster):
     async def watch(self, path: str, *, since: str, labels: str = "") -> AsyncIterator[tuple[str, Json]]:
         plural, seen = path.rpartition("/")[2], int(since)
         while True:
+            if seen < self._forgotten:
+                raise DriverError(Code.OUT_OF_RANGE, "too old resource version")
             for version, kind, found in [one for one in self._events.get(plural, ()) if one[0] > seen]:
-                await asyncio.sleep(self._choice.uniform(0, self._lag.get(plural, 0.0)))
+                lag_seconds = self._lag_seconds.get(plural, 0.0)
+                await asyncio.sleep(self._choice.uniform(lag_seconds / 2, lag_seconds))
                 seen = version
                 if _has(found, labels):
                     yield kind, copy.deepcopy(found)
@@ -155,6 +161,12 @@ class Api(Cluster):
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._written(path, _merged(found, {"metadata": {"deletionTimestamp": now}}))
 
+    def forget_events(self) -> None:
+        """Watches that have not seen all by now have to list anew."""
+        self._events.clear()
+        self._forgotten = self._version
+        self._happened.set()
+
     def of(self, plural: str) -> dict[str, dict[str, Any]]:
         """All objects of a collection, by their paths."""
         return {path: one for path, one in self.objects.items() if plural_of(path) == plural}
@@ -186,20 +198,19 @@ class Api(Cluster):
                 self._written(path, _merged(claim, {"metadata": {"finalizers": []}}))
 
     def _bind(self) -> None:
-        claims = {one["metadata"]["name"]: (path, one) for path, one in self.of(_CLAIMS).items()}
+        claims = {one["metadata"]["name"]: path for path, one in self.of(_CLAIMS).items()}
         for path, volume in self.of(_VOLUMES).items():
-            meant = volume["spec"]["claimRef"]
-            claim_path, claim = claims.get(meant["name"], ("", None))
-            if meant.get("uid") is None and claim is not None and (claim.get("status") or {}).get("phase") != "Bound":
-                if claim["spec"].get("volumeName") not in (None, volume["metadata"]["name"]):
-                    continue
+            name, meant = volume["metadata"]["name"], volume["spec"]["claimRef"]
+            claim_path = claims.get(meant["name"], "")
+            claim = self.objects.get(claim_path)
+            if "uid" in meant:
+                is_gone = claim is None or claim["metadata"]["uid"] != meant["uid"]
+                if is_gone and volume["status"]["phase"] != "Released":
+                    self._written(path, _merged(volume, {"status": {"phase": "Released"}}))
+            elif claim is not None and claim["spec"].get("volumeName", name) == name:
                 reference = {"claimRef": {**meant, "uid": claim["metadata"]["uid"]}}
                 self._written(path, _merged(volume, {"spec": reference, "status": {"phase": "Bound"}}))
-                bound = {"spec": {"volumeName": volume["metadata"]["name"]}, "status": {"phase": "Bound"}}
-                self._written(claim_path, _merged(claim, bound))
-            elif meant.get("uid") is not None and (claim is None or claim["metadata"]["uid"] != meant["uid"]):
-                if volume["status"]["phase"] != "Released":
-                    self._written(path, _merged(volume, {"status": {"phase": "Released"}}))
+                self._written(claim_path, _merged(claim, {"spec": {"volumeName": name}, "status": {"phase": "Bound"}}))
 
     # ------------------------------------------------------------ inside
 

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-class _Skipping(selectors.DefaultSelector):  # type: ignore[valid-type, misc]
+class _Skipping(selectors.DefaultSelector):
     """Waits for nothing but what is there already, and says how long it would have waited."""
 
     def __init__(self) -> None:
