@@ -117,6 +117,11 @@ class History:
             await asyncio.sleep(_POLL_SECONDS)
         self.make(*kinds)
 
+    async def gone(self) -> None:
+        """Waits until there is neither."""
+        while self._api.objects.keys() & {*_PATHS.values()}:
+            await asyncio.sleep(_POLL_SECONDS)
+
     def delete(self, kind: str) -> None:
         """As `kubectl delete --wait=false` does."""
         if _PATHS[kind] in self._api.objects:
@@ -210,7 +215,8 @@ def test_a_runtime_that_comes_when_both_have_gone_is_no_more_the_former_datasets
             history.make("Dataset", "EFCRuntime")
             await asyncio.sleep(_SETTLED_SECONDS)
             history.delete("Dataset")
-            await history.renew("EFCRuntime")
+            await history.gone()
+            history.make("EFCRuntime")
             await asyncio.sleep(2.0)
             history.make("Dataset")
 
