@@ -135,7 +135,7 @@ def _add_warmup(commands: Commands) -> None:
         type=count,
         default=5,
         metavar="N",
-        help="read it so often at most, until caches alone have given all of it (%(default)s)",
+        help="passes at most: one that reads, and others that ask caches for all of it (%(default)s)",
     )
     parser.add_argument(
         "--no-resume", dest="resume", action="store_false", help="read also what an interrupted run has read"

@@ -119,8 +119,11 @@ class History:
 
     async def gone(self) -> None:
         """Waits until there is neither."""
-        while self._api.objects.keys() & {*_PATHS.values()}:
+        for _ in range(_POLLS_MAX):
+            if not self._api.objects.keys() & {*_PATHS.values()}:
+                return
             await asyncio.sleep(_POLL_SECONDS)
+        raise AssertionError(f"after {_POLLS_MAX} looks there is {[*self._api.objects]}")
 
     def delete(self, kind: str) -> None:
         """As `kubectl delete --wait=false` does."""
