@@ -431,7 +431,8 @@ _TABLE = (
         kind=Kind.GAUGE,
         section=Section.OPERATOR,
         stability=Stability.BETA,
-        help="1 if this operator serves Datasets and all below are its; 0 if it waits until the leading one ends.",
+        help="1 if this operator serves Datasets and all below are its; 0 if it waits until the leading one ends. Not "
+        "there where Datasets are off.",
     ),
     Metric(
         name="efc_operator_api_requests_total",
