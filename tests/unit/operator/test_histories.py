@@ -80,13 +80,30 @@ class History:
         self._api.deleted(_POD)
 
     def _step(self) -> None:
-        choice = self._choice.randrange(7)
+        choice = self._choice.randrange(9)
         if choice < 2:
             self.make(*self._some())
         elif choice < 4:
             self.delete(self._choice.choice(list(_PATHS)))
         else:
-            self._choice.choice([self._use, self._api.forget_events, self._operators.replace])()
+            others = [self._use, self._api.forget_events, self._operators.replace, self._tear, self._force]
+            self._choice.choice(others)()
+
+    def _tear(self) -> None:
+        """Somebody deletes what belongs to the Dataset."""
+        parts = [path for path in self._api.objects if path not in (*_PATHS.values(), _POD)]
+        if parts:
+            path = self._choice.choice(parts)
+            self.said.append(f"delete {path.split('/')[-2]}")
+            self._api.deleted(path)
+
+    def _force(self) -> None:
+        """Somebody takes the finalizers off what is being deleted."""
+        kind = self._choice.choice(list(_PATHS))
+        found = self._api.objects.get(_PATHS[kind])
+        if found is not None and found["metadata"].get("deletionTimestamp"):
+            self.said.append(f"force {kind}")
+            self._api.let_go(_PATHS[kind])
 
     def _some(self) -> list[str]:
         return self._choice.sample(list(_PATHS), k=self._choice.choice([1, 2, 2]))

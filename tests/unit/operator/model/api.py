@@ -80,7 +80,7 @@ class Api(Cluster):
                 seen = version
                 if _has(found, labels):
                     yield kind, copy.deepcopy(found)
-            if not any(one[0] > seen for one in self._events.get(plural, ())):
+            if seen >= self._forgotten and not any(one[0] > seen for one in self._events.get(plural, ())):
                 self._happened.clear()
                 await self._happened.wait()
 
@@ -161,6 +161,10 @@ class Api(Cluster):
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._written(path, _merged(found, {"metadata": {"deletionTimestamp": now}}))
 
+    def let_go(self, path: str) -> None:
+        """Takes all finalizers off an object."""
+        self._written(path, _merged(self.objects[path], {"metadata": {"finalizers": []}}))
+
     def forget_events(self) -> None:
         """Watches that have not seen all by now have to list anew."""
         self._events.clear()
@@ -195,7 +199,7 @@ class Api(Cluster):
         }
         for path, claim in self.of(_CLAIMS).items():
             if claim["metadata"].get("deletionTimestamp") and claim["metadata"]["name"] not in used:
-                self._written(path, _merged(claim, {"metadata": {"finalizers": []}}))
+                self.let_go(path)
 
     def _bind(self) -> None:
         claims = {one["metadata"]["name"]: path for path, one in self.of(_CLAIMS).items()}
