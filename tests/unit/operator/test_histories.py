@@ -29,6 +29,8 @@ _SPECS: dict[str, dict[str, Any]] = {
     "Dataset": {"mounts": [{"mountPoint": "nfs://nas:/data"}], "placement": "Shared"},
     "EFCRuntime": {"replicas": 1},
 }
+#: Where the data may be, and as volumes say it.
+_SOURCES = {"nfs://nas:/data": "nfs://nas/data", "nfs://nas:/other": "nfs://nas/other"}
 _POD = paths.POD.path((_NAME[0], "user"))
 _HISTORIES, _SEED = int(os.environ.get("OPERATOR_HISTORIES", "40")), int(os.environ.get("OPERATOR_SEED", "0"))
 _STEPS = 12
@@ -86,7 +88,9 @@ class History:
         elif choice < 4:
             self.delete(self._choice.choice(list(_PATHS)))
         else:
-            others = [self._use, self._api.forget_events, self._operators.replace, self._tear, self._force]
+            others = [
+                self._use, self._api.forget_events, self._operators.replace, self._tear, self._force, self._move,
+            ]  # fmt: skip
             self._choice.choice(others)()
 
     def _tear(self) -> None:
@@ -96,6 +100,13 @@ class History:
             path = self._choice.choice(parts)
             self.said.append(f"delete {path.split('/')[-2]}")
             self._api.deleted(path)
+
+    def _move(self) -> None:
+        """The Dataset's data is elsewhere from now on."""
+        if _PATHS["Dataset"] in self._api.objects:
+            self.said.append("move")
+            point = self._choice.choice(list(_SOURCES))
+            self._api.changed_spec(_PATHS["Dataset"], {"mounts": [{"mountPoint": point}]})
 
     def _force(self) -> None:
         """Somebody takes the finalizers off what is being deleted."""
@@ -194,6 +205,7 @@ def check(api: Api, history: History) -> None:
     dataset, runtime = api.objects.get(_PATHS["Dataset"]), api.objects.get(_PATHS["EFCRuntime"])
     assert _uid(dataset) == history.uids["Dataset"], history.said
     assert history.uids["EFCRuntime"] in ("", _uid(runtime)), history.said
+    assert not [path for path, one in api.objects.items() if one["metadata"].get("deletionTimestamp")], history.said
     volumes, claims = api.of("persistentvolumes"), api.of("persistentvolumeclaims")
     if dataset is None or runtime is None:
         assert (volumes, claims) == ({}, {}), history.said
@@ -205,6 +217,8 @@ def check(api: Api, history: History) -> None:
     assert claim["status"]["phase"] == "Bound"
     assert volume["spec"]["claimRef"]["uid"] == claim["metadata"]["uid"]
     assert volume["metadata"]["name"] == f"efc-dataset-{dataset['metadata']['uid']}"
+    source = _SOURCES[dataset["spec"]["mounts"][0]["mountPoint"]]
+    assert volume["spec"]["csi"]["volumeAttributes"]["source"] == source, history.said
     owned = [one for path, one in api.objects.items() if path not in _PATHS.values() and one is not volume]
     assert all(
         [owner["uid"] for owner in one["metadata"]["ownerReferences"]] == [runtime["metadata"]["uid"]]

@@ -23,6 +23,7 @@ _IN_USE = "kubernetes.io/pvc-protection"
 _LAG_SECONDS_MAX = 0.6
 _CALL_SECONDS_MAX = 0.15
 _CONTROLLERS_SECONDS = 0.2
+_FAILURES = 0.02
 _CLAIMS, _VOLUMES, _PODS, _SERVICES = "persistentvolumeclaims", "persistentvolumes", "pods", "services"
 _OPENAPI: Json = {"components": {"schemas": {"v1alpha1.Dataset": {"properties": {"status": {"properties": {
     "observedGeneration": {}}}}}}}}  # fmt: skip
@@ -161,6 +162,12 @@ class Api(Cluster):
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._written(path, _merged(found, {"metadata": {"deletionTimestamp": now}}))
 
+    def changed_spec(self, path: str, spec: Json) -> None:
+        """Changes an object."""
+        found = self.objects[path]
+        generation = found["metadata"]["generation"] + 1
+        self._written(path, _merged(found, {"metadata": {"generation": generation}, "spec": spec}))
+
     def let_go(self, path: str) -> None:
         """Takes all finalizers off an object."""
         self._written(path, _merged(self.objects[path], {"metadata": {"finalizers": []}}))
@@ -219,7 +226,10 @@ class Api(Cluster):
     # ------------------------------------------------------------ inside
 
     async def _pause(self) -> None:
+        """Before and after each call, which may fail without a word whether it was executed."""
         await asyncio.sleep(self._choice.uniform(0, _CALL_SECONDS_MAX))
+        if self._choice.random() < _FAILURES:
+            raise DriverError(Code.UNAVAILABLE, "the API server does not answer")
 
     def _written(self, path: str, found: dict[str, Any], *, kind: str = "MODIFIED") -> Json:
         """Has an object as it is now, or has it go if nothing keeps it."""
