@@ -267,34 +267,41 @@ class _Warmup:
             except DriverError as error:
                 self._give_up_checking(error, number)
                 return
+            covered = figures.bytes_read + figures.bytes_noted
             if plan.levels:
                 filling.append(figures)
                 passes.append(_found(filling, plan, seconds=time.monotonic() - began))
                 self._outcome.bytes_uncached = bytes_uncached(filling)
-            elif counted is None or not self._has_caches:
+            elif not self._has_caches:
                 return
             else:
-                passes.append(Pass(bytes_missing=counted.missing_bytes(figures)))
+                # A keeper that does not answer has not counted; daemons are asked without it.
+                passes.append(Pass(bytes_missing=counted.missing_bytes(figures) if counted else covered))
             self._outcome.missing_bytes.append(passes[-1].bytes_missing)
-            covered = figures.bytes_read + figures.bytes_noted
             if self._is_in_vain(plan, figures, counted):
                 if not plan.levels:
                     self._outcome.bytes_uncached = max(0, figures.bytes_read - figures.bytes_changed)
                 return
             if number == self._parsed.passes or not is_another_worth_it(passes) or not self._has_room(covered):
                 return
-            if not (levels := plan.levels or self._levels(covered)):
+            plan, note = self._asking(plan, covered), None
+            if not plan.levels:
                 return
-            # What an earlier run has read is looked at, too; a budget ends where it has ended before.
-            plan = with_changes(
-                plan,
-                roots=[root for root in plan.roots if root.device in levels],
-                levels=levels,
-                waits_for_rest=False,
-                budget_bytes=covered if plan.budget_bytes else 0,
-            )
-            note = None
             time.sleep(PAUSE_SECONDS)
+
+    def _asking(self, plan: Plan, covered: int) -> Plan:
+        """The next one, of a pass in which levels are asked: for all of the bytes that the pass before has covered.
+
+        What an earlier run has read is asked for, too; a budget ends where it has ended before.
+        """
+        levels = plan.levels or self._levels(covered)
+        return with_changes(
+            plan,
+            roots=[root for root in plan.roots if root.device in levels],
+            levels=levels,
+            waits_for_rest=False,
+            budget_bytes=covered if plan.budget_bytes else 0,
+        )
 
     def _levels(self, count: int) -> dict[int, list[Level]]:
         """By the device of each mount: the levels that can have so many bytes."""

@@ -393,3 +393,10 @@ def test_what_is_said_after_passes(
     assert (status, said in written) == (ended, True), written
     assert len(plans) == len(found), "no pass too few or too many"
     assert [not plan.levels for plan in plans] == [arguments[:1] != ["--to=workers"], *[False] * (len(plans) - 1)]
+
+
+def test_a_keeper_that_has_gone_costs_no_check(after: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its counters tell where bytes came from; what caches have the daemon says, which serves on."""
+    monkeypatch.setattr(warmup._Warmup, "_mounts", lambda *_, **__: None)
+    ended, written, plans = after([_READ, asked(lacking=100, refused=100), asked(lacking=0)], [])
+    assert (ended, len(plans), "All that was read is in the caches" in written) == (0, 3, True)
