@@ -1,8 +1,8 @@
 """``efc warmup``: reads data once, so that it lies in the dataset's caches before anybody asks for it.
 
-What is done to the mount is done by :mod:`csi.warming`; here is where paths lie, what the keeper counts meanwhile, and
-what is said. Exit status: 0 if all was read, 1 if some was not or much of it is in no cache, 2 for what is refused, 130
-if it was interrupted.
+What is done to the mount is done by :mod:`csi.warming`; here is where paths lie, which levels are filled, what the
+keeper counts meanwhile, and what is said. Exit status: 0 if all was read, 1 if some was not or much of it is in no
+cache, 2 for what is refused, 130 if it was interrupted.
 """
 
 import argparse
@@ -29,7 +29,15 @@ from csi.node.mounts import Mount, Mounts, read_mounts
 from csi.warming.filling import Level
 from csi.warming.note import Note
 from csi.warming.pace import Pace
-from csi.warming.passes import PAUSE_SECONDS, Pass, bytes_cached, bytes_uncached, is_another_worth_it, jobs_of_pass
+from csi.warming.passes import (
+    PAUSE_SECONDS,
+    Pass,
+    bytes_cached,
+    bytes_lost,
+    bytes_uncached,
+    is_another_worth_it,
+    jobs_of_pass,
+)
 from csi.warming.tally import Figures
 from csi.warming.walking import Root
 from csi.warming.warming import Plan, Warming
@@ -177,6 +185,13 @@ def _say_what_is_wrong(mount: efc_pb2.MountStatus, level: Level | None) -> None:
             print(f"efc: {printable(note)}", file=sys.stderr)
 
 
+def _levels_of(mount: efc_pb2.MountStatus, count: int) -> list[Level]:
+    """The levels of a mount that have room for so many bytes; the largest one if none has, or says so."""
+    present = [level for level in Level if _lack(mount, level) is None]
+    roomy = [level for level in present if not 0 < _capacity(mount.stats, level) < count]
+    return roomy or sorted(present, key=lambda level: _capacity(mount.stats, level))[-1:]
+
+
 def _has_caches(mount: efc_pb2.MountStatus) -> bool:
     cache = options_of(mount).cache
     return bool(cache.workers or cache.store_mib) or mount.stats.HasField("cache")
@@ -209,6 +224,7 @@ class _Warmup:
     def __init__(self, places: Sequence[Place], served: Served, note: Note | None, parsed: argparse.Namespace) -> None:
         self._served, self._note, self._parsed = served, note, parsed
         self._has_caches = any(_has_caches(mount) for mount in served.values())
+        self._level = _level(parsed)
         self._plan = Plan(
             roots=[Root(path=place.path, device=_device(place.mount.device)) for place in places],
             globs=parsed.glob,
@@ -216,7 +232,7 @@ class _Warmup:
             budget_bytes=parsed.budget,
             pace=Pace(parsed.limit_rate),
             waits_for_rest=self._has_caches,
-            level=_level(parsed),
+            levels={} if self._level is None else {_device(device): [self._level] for device in served},
         )
         self._keeper = Keeper(parsed.run_dir)
         self._progress = Progress(None if parsed.quiet else sys.stderr)
@@ -245,38 +261,76 @@ class _Warmup:
 
     def _passes(self) -> None:
         passes: list[Pass] = []
+        filling: list[Figures] = []
         plan, note = self._plan, self._note
         while True:
             number, began = len(passes) + 1, time.monotonic()
-            figures, counted = self._pass(with_changes(plan, jobs=jobs_of_pass(number, jobs=plan.jobs)), note, number)
-            if plan.level is None and (counted is None or not self._has_caches):
+            try:
+                figures, counted = self._pass(
+                    with_changes(plan, jobs=jobs_of_pass(number, jobs=plan.jobs)), note, number
+                )
+            except DriverError as error:
+                self._give_up_checking(error, number)
                 return
-            passes.append(_found(figures, counted, number=number, seconds=time.monotonic() - began, level=plan.level))
-            self._outcome.missing_bytes.append(passes[-1].bytes_missing)
-            is_in_vain = self._is_in_vain(figures, counted)
-            if plan.level is None and counted is not None and (number > 1 or is_in_vain):
-                self._outcome.bytes_uncached = bytes_uncached(figures, counted.levels)
             covered = figures.bytes_read + figures.bytes_noted
-            if number == self._parsed.passes or is_in_vain:
+            if plan.levels:
+                filling.append(figures)
+                passes.append(_found(filling, plan, seconds=time.monotonic() - began))
+                self._outcome.bytes_uncached = bytes_uncached(filling)
+            elif not self._has_caches:
                 return
-            if not is_another_worth_it(passes) or not self._has_room(covered):
+            else:
+                # A keeper that does not answer has not counted; daemons are asked without it.
+                passes.append(Pass(bytes_missing=counted.missing_bytes(figures) if counted else covered))
+            self._outcome.missing_bytes.append(passes[-1].bytes_missing)
+            if self._is_in_vain(plan, figures, counted):
+                if not plan.levels:
+                    self._outcome.bytes_uncached = max(0, figures.bytes_read - figures.bytes_changed)
                 return
-            # What an earlier run has read is looked at, too; a budget ends where it has ended before.
-            plan = with_changes(plan, waits_for_rest=False, budget_bytes=covered if plan.budget_bytes else 0)
-            note = None
+            if number == self._parsed.passes or not is_another_worth_it(passes) or not self._has_room(covered):
+                return
+            plan, note = self._asking(plan, covered), None
+            if not plan.levels:
+                return
             time.sleep(PAUSE_SECONDS)
 
-    def _is_in_vain(self, figures: Figures, counted: Counts | None) -> bool:
-        """Whether no level that is to be filled takes anything in now: reading once more would bring nothing.
+    def _asking(self, plan: Plan, covered: int) -> Plan:
+        """The next one, of a pass in which levels are asked: for all of the bytes that the pass before has covered.
+
+        What an earlier run has read is asked for, too; a budget ends where it has ended before.
+        """
+        levels = plan.levels or self._levels(covered)
+        return with_changes(
+            plan,
+            roots=[root for root in plan.roots if root.device in levels],
+            levels=levels,
+            waits_for_rest=False,
+            budget_bytes=covered if plan.budget_bytes else 0,
+        )
+
+    def _levels(self, count: int) -> dict[int, list[Level]]:
+        """By the device of each mount: the levels that can have so many bytes."""
+        levels = {_device(device): _levels_of(mount, count) for device, mount in self._served.items()}
+        return {device: found for device, found in levels.items() if found}
+
+    def _give_up_checking(self, error: DriverError, number: int) -> None:
+        """Ends a pass that the daemon is too old for: all was read before, and no more is known."""
+        if number == 1 or error.code is not Code.UNIMPLEMENTED:
+            raise error
+        self._outcome.passes.pop()
+        self._progress.clear()
+        print(f"efc: how much the caches have taken is not known: {printable(error.message)}", file=sys.stderr)
+
+    def _is_in_vain(self, plan: Plan, figures: Figures, counted: Counts | None) -> bool:
+        """Whether no level that is to be filled takes anything in now: another pass would bring nothing.
 
         One that has taken or given something in this pass does, though it may be late just now.
         """
-        level = self._plan.level
-        if level is not None and (figures.bytes_refused < figures.bytes_lacking or figures.bytes_held):
+        if plan.levels and (figures.bytes_refused < figures.bytes_absent or figures.bytes_held):
             return False
-        if level is None and counted is not None and (counted.taken_bytes or bytes_cached(counted.levels)):
+        if not plan.levels and counted is not None and (counted.taken_bytes or bytes_cached(counted.levels)):
             return False
-        store, workers = level is not Level.WORKERS, level is not Level.LOCAL
+        store, workers = self._level is not Level.WORKERS, self._level is not Level.LOCAL
         mounts = self._mounts() or []
         return bool(mounts) and all(takes_nothing(mount, store=store, workers=workers) for mount in mounts)
 
@@ -315,7 +369,7 @@ class _Warmup:
     def _has_room(self, count: int) -> bool:
         """Whether so many bytes can be in caches at all: reading more only drives out what is there."""
         stats = [mount.stats for mount in self._served.values()]
-        capacities = [_capacity(each, self._plan.level) for each in stats]
+        capacities = [_capacity(each, self._level) for each in stats]
         self._outcome.room_bytes = room = sum(capacities) if all(capacities) else None
         if room is None or count <= room:
             return True
@@ -338,18 +392,13 @@ def _since(before: Counts | None, after: Counts | None) -> Counts | None:
     return None if before is None or after is None else after.since(before)
 
 
-def _found(figures: Figures, counted: Counts | None, *, number: int, seconds: float, level: Level | None) -> Pass:
-    """What a pass has found: by what the one level says that is filled, else by what the mounts have counted."""
-    if level is not None or counted is None:
-        return Pass(
-            bytes_missing=figures.bytes_lacking + figures.bytes_noted,
-            bytes_taken=figures.bytes_taken,
-            bytes_unasked=figures.bytes_refused if level is Level.WORKERS else 0,
-            seconds=seconds,
-        )
+def _found(filling: Sequence[Figures], plan: Plan, *, seconds: float) -> Pass:
+    """What the last pass has found that fills levels, by what these say."""
+    figures, has_workers = filling[-1], any(Level.WORKERS in levels for levels in plan.levels.values())
     return Pass(
-        bytes_missing=counted.missing_bytes(figures) if number > 1 else counted.missing_bytes_at_first(figures),
-        bytes_taken=counted.taken_bytes,
-        bytes_unasked=counted.unasked_bytes,
+        bytes_missing=figures.bytes_lacking + figures.bytes_noted,
+        bytes_taken=max(0, figures.bytes_taken - bytes_lost(filling)),
+        # Workers are late for a moment; what a store refuses now it refuses in a moment, too.
+        bytes_unasked=figures.bytes_refused if has_workers else 0,
         seconds=seconds,
     )

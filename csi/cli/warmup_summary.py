@@ -39,8 +39,8 @@ class Outcome:
     passes: list[Figures] = field(default_factory=list)
     seconds: float = 0.0
     levels: dict[str, int] | None = None
-    #: Bytes that each pass did not find in caches, as far as that is known; of the first it is all or nothing.
-    #: Where one level was filled, it says so of each block.
+    #: Bytes that each pass did not find in each cache that it fills, which say so block by block. Of a first pass that
+    #: reads it is all or nothing.
     missing_bytes: list[int] = field(default_factory=list)
     #: Of what was filled, if that was asked for.
     room_bytes: int | None = None
@@ -69,7 +69,8 @@ class Outcome:
         """Of the command."""
         if self.is_interrupted:
             return _INTERRUPTED
-        return int(self.failed.files_failed > 0 or self.bytes_refused > 0 or self.is_mostly_in_vain)
+        is_refused = self.to != "both" and self.bytes_refused > 0
+        return int(self.failed.files_failed > 0 or is_refused or self.is_mostly_in_vain)
 
     @property
     def is_mostly_in_vain(self) -> bool:
@@ -83,7 +84,7 @@ class Outcome:
 
     @property
     def bytes_refused(self) -> int:
-        """What the one level that was to be filled did not take, as of the last pass."""
+        """What no level that was to be filled had or took, as of the last pass."""
         return self.passes[-1].bytes_refused if self.passes else 0
 
     @property
@@ -204,8 +205,9 @@ def _cached(outcome: Outcome) -> Iterator[str]:
         yield f"All that was {'read' if outcome.to == 'both' else 'looked at'} is {where}."
     elif len(outcome.missing_bytes) > 1:
         missing = size(outcome.missing_bytes[-1])
-        if outcome.to == "both":
-            yield f"The last pass had {missing} from the NAS: it was not in the caches, or the NAS was quicker."
+        absent = outcome.passes[-1].bytes_absent
+        if outcome.to == "both" and absent < outcome.missing_bytes[-1]:
+            yield f"The last pass found {missing} that was not in each of the caches, {size(absent)} of it in none."
         else:
             yield f"The last pass found {missing} that was not {where}."
     elif outcome.missing_bytes and outcome.to != "both":

@@ -8,6 +8,7 @@ identifies the directory: one at a volume's path with another number is somebody
 or deleted. The only state in this process is a cache of records, which never change once they are written.
 """
 
+import asyncio
 import itertools
 import logging
 import time
@@ -42,6 +43,8 @@ _LOGGER = logging.getLogger(__name__)
 #: Where what is left of a deleted volume is moved.
 _LEAVING = {OnDelete.DELETE: TRASH, OnDelete.ARCHIVE: ARCHIVED, OnDelete.RETAIN: RETAINED}
 _PARENT_MODE = 0o755
+#: How long a volume that is made waits for sources where it is not to be.
+_ELSEWHERE_SECONDS_MAX = 3.0
 #: Codes of a record that the NAS does not want, as opposed to one of which nobody knows whether it has it.
 _REFUSED = (Code.RESOURCE_EXHAUSTED, Code.PERMISSION_DENIED)
 
@@ -99,6 +102,7 @@ class Provisioner:
         with self._locks.hold(volume_id):
             record = await catalogue.get(volume_id)
             if record is None:
+                await self._refuse_elsewhere(catalogue, wanted)
                 await self._refuse_overlap(catalogue, wanted)
                 if await catalogue.nas.stat(catalogue.path_of(wanted)) is not None:
                     raise _foreign(wanted)
@@ -110,6 +114,25 @@ class Provisioner:
             with _nothing_final():
                 await self._put_in_place(catalogue, record)
         return record
+
+    async def _refuse_elsewhere(self, catalogue: Catalogue, wanted: VolumeRecord) -> None:
+        """Refuses a name that a volume at another source has: both would have one id, and be deleted by it.
+
+        A source that does not answer soon is passed over: it keeps no volume from being made at another one.
+        """
+
+        async def find(other: Catalogue) -> VolumeRecord | None:
+            try:
+                async with asyncio.timeout(_ELSEWHERE_SECONDS_MAX):
+                    return await other.get(wanted.id)
+            except (DriverError, TimeoutError) as error:
+                _LOGGER.warning("whether volume %r is on %s: %r", wanted.name, other.nas.source, error)
+                return None
+
+        others = [other for other in self._catalogues if other is not catalogue]
+        for record in await asyncio.gather(*map(find, others)):
+            if record is not None:
+                _refuse_difference(record, wanted, required_bytes=0, limit_bytes=0)
 
     async def _refuse_overlap(self, catalogue: Catalogue, wanted: VolumeRecord) -> None:
         """Refuses a volume that lies within another, or around one: they would be deleted together."""

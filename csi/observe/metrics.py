@@ -470,7 +470,7 @@ _TABLE = (
         section=Section.OPERATOR,
         stability=Stability.BETA,
         help="1 if this operator is the leader: it serves Datasets, and has the metrics of Datasets below. 0 if it "
-        "waits for the leader to end.",
+        "waits for the leader to end. Missing where Datasets are off.",
     ),
     Metric(
         name="efc_operator_api_requests_total",

@@ -165,7 +165,8 @@ class _Serving:
     async def page_text(self) -> str:
         """The answer to a scrape; of Datasets only the leader knows anything."""
         page = Page()
-        page.put("efc_operator_leads", self._leading is not None)
+        if self.leadership is not None:  # else Datasets are not served at all, and nobody is missing who leads
+            page.put("efc_operator_leads", self._leading is not None)
         page.put("efc_operator_api_requests_total", self.cluster.requests + self.of_datasets.requests)
         if self._leading is not None:
             self._leading.collect(page)

@@ -163,8 +163,10 @@ class Store:
             yield from self.all_keys()
         elif resource == PODS:
             namespace = found["metadata"]["namespace"]
-            datasets = self._watching[DATASETS].objects
-            yield from ((namespace, claim) for claim in found["claims"] if (namespace, claim) in datasets)
+            # A runtime that is being deleted waits for pods, also when its Dataset has gone.
+            known = [self._watching[resource].objects for resource in (DATASETS, RUNTIMES)]
+            keys = ((namespace, claim) for claim in found["claims"])
+            yield from (key for key in keys if any(key in objects for objects in known))
         elif resource == VOLUMES:
             yield _claim_of(found)
         elif resource in (SERVICES, STATEFUL_SETS):

@@ -69,6 +69,8 @@ class Watching:
         self._reduce, self._changed = reduce, changed
         # Versions of objects that were deleted, so that an answer that comes late does not bring them back.
         self._gone: dict[Name, int] = {}
+        # The version of the last list: what is not newer and was not in it has gone, whatever an answer says.
+        self._listed_at = 0
         # How often in a row there was no such resource.
         self._missed = 0
 
@@ -110,6 +112,8 @@ class Watching:
             return
         if version <= self._gone.get(name, 0) or not is_newer(found, known):
             return
+        if known is None and version <= self._listed_at:
+            return
         self._gone.pop(name, None)
         kept = self._reduce(found)
         if kept is not None:
@@ -120,6 +124,7 @@ class Watching:
 
     async def _list(self, cluster: Cluster) -> str:
         self._gone.clear()
+        self._listed_at = 0
         names: set[Name] = set()
         version = ""
         async for page in cluster.pages(self.resource.path, labels=self.resource.labels):
@@ -127,8 +132,11 @@ class Watching:
             for found in page.items:
                 names.add(name_of(found))
                 self.saw(found)
-        for name in [name for name in self.objects if name not in names]:
-            self._forget(name, int(version))
+        self._listed_at = int(version)
+        for name, known in list(self.objects.items()):
+            # What is newer was made by us meanwhile.
+            if name not in names and int(known["metadata"]["resourceVersion"]) <= self._listed_at:
+                self._forget(name, self._listed_at)
         self.exists = True
         self._missed = 0
         self.listed.set()

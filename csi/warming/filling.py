@@ -21,6 +21,8 @@ _REQUEST = struct.Struct("=QIIQ")
 #: _IOWR(0xef, 1, _REQUEST)
 _COMMAND = 3 << 30 | _REQUEST.size << 16 | 0xEF << 8 | 1
 _WAS_THERE, _GIVEN, _UNRESTED = 1, 2, 4
+#: Of a block whose length nobody has looked up.
+_LENGTH_MAX = 1 << 63
 #: What a daemon says that knows nothing of this: as it does, and as the kernel puts it.
 _UNKNOWN = (errno.ENOSYS, errno.ENOTTY)
 
@@ -30,10 +32,6 @@ class Level(IntEnum):
 
     LOCAL = 1
     WORKERS = 2
-
-
-#: What a level is called in messages.
-LEVEL_NAMES = {Level.LOCAL: "local store", Level.WORKERS: "workers"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +51,8 @@ class Filled:
 def fill(descriptor: int, offset: int, level: Level) -> Filled:
     """Fills a level with the block that has this byte of a file, waiting for the NAS if need be.
 
-    Raises OSError as reading does; and FAILED_PRECONDITION if the daemon has no such level, or cannot do this.
+    A level that the daemon has not got, or no more, is one that refuses. Raises OSError as reading does; and
+    UNIMPLEMENTED if the daemon cannot do this.
     """
     request = bytearray(_REQUEST.pack(offset, level, 0, 0))
     try:
@@ -61,10 +60,9 @@ def fill(descriptor: int, offset: int, level: Level) -> Filled:
     except OSError as error:
         if error.errno in _UNKNOWN:
             message = "the mount's daemon is of a release that cannot fill a single level (efc upgrade replaces it)"
-            raise DriverError(Code.FAILED_PRECONDITION, message) from None
+            raise DriverError(Code.UNIMPLEMENTED, message) from None
         if error.errno == errno.EOPNOTSUPP:
-            message = f"the mount's daemon has no {LEVEL_NAMES[level]}: efc status says more"
-            raise DriverError(Code.FAILED_PRECONDITION, message) from None
+            return Filled(length=_LENGTH_MAX, was_there=False, is_refused=True)
         raise
     _, _, outcome, length = _REQUEST.unpack(request)
     return Filled(

@@ -1,9 +1,10 @@
 """How many passes are made until caches have all of the data.
 
 A daemon returns what the NAS has sent to its readers, and stores it in caches at the same time, as fast as those accept
-it; data that finds no room in their queues is not cached. Nothing records which data that was, but another pass finds
-out: whatever comes from the NAS again was missing, and is stored again. So there are passes, each slower than the one
-before, until one in which nothing comes from the NAS.
+it; data that finds no room in their queues is not cached. Nothing records which data that was. So after the first pass,
+which reads, the daemon is asked block by block whether the levels have it, without haste, and has those filled that
+lack it (:mod:`csi.warming.filling`): in passes of which each is slower than the one before, until one in which they
+lack nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +25,8 @@ class Pass:
     """What a pass has found, in bytes."""
 
     bytes_missing: int  # were not in caches; in the first pass all that was read
-    bytes_taken: int = 0  # caches have taken meanwhile
-    bytes_unasked: int = 0  # of those missing, no cache was asked for or has answered in time
+    bytes_taken: int = 0  # caches have taken meanwhile, and not in vain before
+    bytes_unasked: int = 0  # of those missing, no cache has answered for in time, which may be late for a moment
     seconds: float = 0.0
 
 
@@ -39,7 +40,7 @@ def is_another_worth_it(passes: Sequence[Pass]) -> bool:
 
     If the last pass has found nearly as much missing as the one before, caches do not keep it: they are too small, or
     the data changes. Unless they have taken it in that pass, as the one before may have been cut off; or it was a short
-    one in which they were not asked for it, as any cache is late for a moment.
+    one in which they did not answer for it, as any cache is late for a moment.
     """
     last = passes[-1]
     if not last.bytes_missing or len(passes) == 1:
@@ -48,15 +49,14 @@ def is_another_worth_it(passes: Sequence[Pass]) -> bool:
     return last.bytes_missing - last.bytes_taken - unasked < passes[-2].bytes_missing * 3 // 4
 
 
-def bytes_uncached(figures: Figures, given: Mapping[str, int]) -> int:
-    """Of a pass after the first, or that nothing takes in: bytes in no cache, at least, by where its bytes came from.
+def bytes_lost(passes: Sequence[Figures]) -> int:
+    """Of some passes that fill levels: bytes that a level had or took in the last but one, and none has in the last."""
+    return max(0, passes[-1].bytes_absent - passes[-2].bytes_refused) if len(passes) > 1 else 0
 
-    The mount's counters have in them what others read meanwhile, so neither is believed alone: what came from the NAS,
-    or from the daemon's memory, where it stays for moments; nor what did not come from caches, as what the kernel reads
-    by itself is not counted. Files that change are left out.
-    """
-    covered = figures.bytes_read + figures.bytes_noted
-    return max(0, min(given["nas"] + given["memory"], covered - bytes_cached(given)) - figures.bytes_changed)
+
+def bytes_uncached(passes: Sequence[Figures]) -> int:
+    """Of the last of some passes that fill levels: bytes that no level has, at least."""
+    return max(passes[-1].bytes_refused, bytes_lost(passes))
 
 
 def bytes_cached(given: Mapping[str, int]) -> int:

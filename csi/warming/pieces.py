@@ -44,10 +44,8 @@ class OpenFile:
         self.is_changed = False
         #: All before this offset in bytes is read when it is closed: less than its size if that is not to be.
         self.read_up_to = file.size
-        #: What the one level that is filled had not got of it.
-        self.bytes_lacking = 0
-        #: What it was not given of that.
-        self.bytes_refused = 0
+        #: What a level that is filled had not got of it, none of them had, and none was given.
+        self.bytes_lacking = self.bytes_absent = self.bytes_refused = 0
         self._lock = threading.Lock()
         self._descriptor = -1
         self._error: OSError | None = None
@@ -81,10 +79,11 @@ class OpenFile:
             self.read_up_to = 0
             return is_first
 
-    def lack(self, count: int, *, is_refused: bool) -> None:
-        """The one level that is filled had not got so many bytes of it, and takes them not, or perhaps."""
+    def lack(self, count: int, *, is_absent: bool, is_refused: bool) -> None:
+        """A level that is filled had not got so many bytes of it; whether none had, and none took them."""
         with self._lock:
             self.bytes_lacking += count
+            self.bytes_absent += count if is_absent else 0
             self.bytes_refused += count if is_refused else 0
 
     def cut(self, pieces: int, *, at: int = 0) -> bool:
@@ -121,7 +120,7 @@ def settle(opened: OpenFile, *, note: Note | None, tally: Tally) -> None:
     if opened.is_changed and opened.read_up_to:
         tally.add(files_changed=1, bytes_changed=file.size)
         return
-    tally.add(bytes_lacking=opened.bytes_lacking, bytes_refused=opened.bytes_refused)
+    tally.add(bytes_lacking=opened.bytes_lacking, bytes_absent=opened.bytes_absent, bytes_refused=opened.bytes_refused)
     if opened.bytes_refused:
         return  # the next run tries it again
     if note is not None and is_whole:

@@ -28,13 +28,14 @@ class Figures:
     files_found: int = 0
     bytes_found: int = 0
     files_read: int = 0
-    bytes_read: int = 0  # where one level is filled: looked at, whether it had them, took them or not
-    bytes_taken: int = 0  # of these, what the one level that is filled had not got, and has taken
+    bytes_read: int = 0  # where levels are filled: looked at, whether they had them, took them or not
+    bytes_taken: int = 0  # of these, what a level that is filled had not got, and has taken
     files_noted: int = 0  # were read by an earlier run, and have not changed
     bytes_noted: int = 0
     bytes_missed: int = 0  # of files that failed, vanished or became shorter
-    bytes_lacking: int = 0  # of those read, what the one level that is filled had not got; without files that changed
-    bytes_refused: int = 0  # of these, what it was not given: it takes nothing now, or the daemon had not got it
+    bytes_lacking: int = 0  # of those read, what a level that is filled had not got; without files that changed
+    bytes_absent: int = 0  # of these, what none of them had
+    bytes_refused: int = 0  # of these, what none was given: they take nothing now, or the daemon had not got it
     files_failed: int = 0  # directories count, too
     files_vanished: int = 0  # removed since their directory was listed
     files_changed: int = 0  # while they were waited for or read: no cache may keep what was read of them
@@ -45,8 +46,8 @@ class Figures:
 
     @property
     def bytes_held(self) -> int:
-        """Of those read, what the one level that is filled had before."""
-        return max(0, self.bytes_read - self.bytes_lacking - self.bytes_changed)
+        """Of those read, what a level that is filled had before."""
+        return max(0, self.bytes_read - self.bytes_absent - self.bytes_changed)
 
     @property
     def bytes_settled(self) -> int:

@@ -2,7 +2,7 @@
 
 The data that is read is discarded: reading it through the mount is what fills the caches. Each block is dropped from
 the node's own page cache before it is read, so that the read reaches the daemon, and after, to leave the page cache to
-applications. If only one level is to be filled, nothing is read here: the daemon is asked to do that (:mod:`.filling`).
+applications. If levels are filled each by itself, nothing is read here: the daemon is asked to (:mod:`.filling`).
 
 A thread that waits for a NAS cannot be stopped. So a pass can be ended without waiting for its threads (they are daemon
 threads): the process exits, which kills their reads.
@@ -13,10 +13,10 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from csi.warming.filling import OPEN_FLAGS, Level, fill
+from csi.warming.filling import OPEN_FLAGS, Filled, Level, fill
 from csi.warming.note import Note
 from csi.warming.pace import Pace
 from csi.warming.pieces import BLOCK_BYTES, FILES_WAITING_MAX, Piece, Pieces, settle
@@ -39,8 +39,8 @@ class Plan:
     jobs: int = 16
     #: A file that caches may not take yet is waited for; False in a pass over what was read a moment ago.
     waits_for_rest: bool = True
-    #: The one that is filled; None: all of them.
-    level: Level | None = None
+    #: By the device of a file system: those that are filled each by itself. Where there are none, files are read.
+    levels: Mapping[int, Sequence[Level]] = field(default_factory=dict)
     budget_bytes: int = 0
     pace: Pace = field(default_factory=Pace)
 
@@ -66,7 +66,7 @@ class Warming:
             budget_bytes=plan.budget_bytes,
             server_clock=self._server_clock if plan.waits_for_rest else None,
             is_stopped=self._stop.is_set,
-            flags=0 if plan.level is None else OPEN_FLAGS,
+            flags=OPEN_FLAGS if plan.levels else 0,
         )
 
     def start(self) -> None:
@@ -78,7 +78,7 @@ class Warming:
     def wait(self, seconds: float) -> bool:
         """Whether the pass has come to its end within this time.
 
-        Raises what a thread has failed with: FAILED_PRECONDITION if the level cannot be filled, all else is a bug.
+        Raises what a thread has failed with: UNIMPLEMENTED if levels cannot be filled alone, all else is a bug.
         """
         is_at_end = self._end.wait(seconds)
         if self._crash is not None:
@@ -157,16 +157,22 @@ class Warming:
 
     def _count(self, descriptor: int, piece: Piece, buffer: memoryview) -> int:
         """Reads a block, or has it read; how many bytes there were of what is wanted."""
-        if (level := self._plan.level) is None:
+        levels = self._plan.levels.get(piece.opened.file.device, ())
+        if not levels:
             return _read_block(descriptor, piece, buffer)
-        filled = fill(descriptor, piece.offset, level)
-        while not filled.rests and self._waits_for_daemon():
-            filled = fill(descriptor, piece.offset, level)
-        count = min(filled.length, piece.length)
-        if not filled.was_there:
-            piece.opened.lack(count, is_refused=filled.is_refused)
-            self._tally.add(bytes_taken=0 if filled.is_refused else count)
+        filled = [self._filled(descriptor, piece.offset, level) for level in levels]
+        count = min(piece.length, *(one.length for one in filled))
+        if lacking := [one for one in filled if not one.was_there]:
+            is_absent, is_taken = len(lacking) == len(filled), not all(one.is_refused for one in lacking)
+            piece.opened.lack(count, is_absent=is_absent, is_refused=is_absent and not is_taken)
+            self._tally.add(bytes_taken=count if is_taken else 0)
         return count
+
+    def _filled(self, descriptor: int, offset: int, level: Level) -> Filled:
+        filled = fill(descriptor, offset, level)
+        while not filled.rests and self._waits_for_daemon():
+            filled = fill(descriptor, offset, level)
+        return filled
 
     def _waits_for_daemon(self) -> bool:
         """Waits a little for the daemon to know that files rest; False if it has had the time, or this was stopped.

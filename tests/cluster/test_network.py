@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
-from tests.cluster.cluster import SYSTEM_NAMESPACE, Namespace, pod
+from tests.cluster.cluster import SYSTEM_NAMESPACE, Cluster, Namespace, pod
 from tests.cluster.workload import verified_load
 from tests.support.processes import wait_until
 
@@ -109,12 +112,28 @@ def test_daemons_are_moved_when_the_pod_is_replaced(
     assert report.errors == 0, report
 
 
+@contextmanager
+def without_pods(cluster: Cluster) -> Iterator[None]:
+    """No node has a network pod in the block."""
+    found = cluster.get("daemonset", "efc-network", namespace=SYSTEM_NAMESPACE)
+    assert found is not None, "the chart has it by default"
+    ours = {key: found["metadata"][key] for key in ("name", "namespace", "labels")}
+    cluster.kubectl("-n", SYSTEM_NAMESPACE, "delete", "daemonset", "efc-network", "--wait")
+    try:
+        wait_until(
+            lambda: not cluster.on_node(_NODE, "sh", "-c", "pgrep -x efc-network || true").strip(), what="its end"
+        )
+        yield
+    finally:
+        cluster.apply({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": ours, "spec": found["spec"]})
+        cluster.await_driver("network")
+
+
 def test_without_the_pod_the_events_say_how_to_get_it(namespace: Namespace, elsewhere: str) -> None:
     cluster = namespace.cluster
-    cluster.kubectl("-n", SYSTEM_NAMESPACE, "delete", "daemonset", "efc-network", "--ignore-not-found", "--wait")
-    wait_until(lambda: not cluster.on_node(_NODE, "sh", "-c", "pgrep -x efc-network || true").strip(), what="its end")
-    # An earlier test's daemon would be shared, whose network is gone: it is kept for a while after its last volume.
-    wait_until(lambda: not cluster.daemon_mounts(_NODE), what="earlier daemons to be released", limit_s=60)
-    namespace.apply(pod("user", claims={"/data": elsewhere}, node=_NODE))
-    namespace.await_message("user", "FailedMount", "no network", "network.enabled=true")
-    assert namespace.delete("pod", "user") < 15
+    with without_pods(cluster):
+        # An earlier test's daemon would be shared, whose network is gone: it is kept for a while after its last volume.
+        wait_until(lambda: not cluster.daemon_mounts(_NODE), what="earlier daemons to be released", limit_s=60)
+        namespace.apply(pod("user", claims={"/data": elsewhere}, node=_NODE))
+        namespace.await_message("user", "FailedMount", "no network", "network.enabled=true")
+        assert namespace.delete("pod", "user") < 15

@@ -258,6 +258,16 @@ def test_expressions_name_what_is_served(where: str, expression: str) -> None:
         assert name.endswith(("_total", "_bucket")), name
 
 
+@pytest.mark.parametrize(
+    ("where", "expression"), [one for one in expressions() if " / " in one[1]], ids=lambda value: str(value)[:40]
+)
+def test_nothing_is_divided_by_zero(where: str, expression: str) -> None:
+    """Of what rests there is no ratio, and Grafana would say NaN."""
+    for divisor in expression.split(" / ")[1:]:
+        assert divisor.startswith("("), where
+        assert re.search(r" > 0\)+$", divisor), f"{where}: {divisor}"
+
+
 def test_dashboards_are_several() -> None:
     assert len({dashboard["uid"] for dashboard in DASHBOARDS}) == len(DASHBOARDS) >= 2
 

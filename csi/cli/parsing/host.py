@@ -142,7 +142,7 @@ def _add_warmup(commands: Commands) -> None:
         type=count,
         default=5,
         metavar="N",
-        help="maximum number of passes; they end earlier once caches alone give all data (%(default)s)",
+        help="maximum number of passes: the first reads, the others ask caches for all of it (%(default)s)",
     )
     parser.add_argument(
         "--no-resume", dest="resume", action="store_false", help="also read what an interrupted run has already read"

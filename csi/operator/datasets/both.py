@@ -64,17 +64,24 @@ class Both:
     def decide(self) -> None:
         """Fills the decision in."""
         seen, decision = self._seen, self._decision
-        decision.dataset_metadata = metadata_to_apply(DATASET_KIND, self._dataset_json, finalizers=[FINALIZER])
         decision.runtime_metadata = metadata_to_apply(
             RUNTIME_KIND,
             self._runtime_json,
             finalizers=[FINALIZER],
             owners=[dataset_reference(self._dataset_json)],
         )
-        # Of a Dataset of this name that was before, or of a claim that somebody has deleted.
+        # A runtime with an owner that has gone would go as well: the Dataset is written first, and tells.
+        decision.dataset_metadata = metadata_to_apply(
+            DATASET_KIND,
+            self._dataset_json,
+            finalizers=[FINALIZER],
+            is_always=decision.runtime_metadata is not None,
+        )
+        # Of a Dataset of this name that was before, or of a claim that somebody has deleted: it is bound to no other.
         if seen.claim is None:
-            useless = (one for one in seen.volumes if not self._is_ours(one) or _volume_phase(one) == "Released")
-            delete_volumes(useless, decision)
+            delete_volumes((one for one in seen.volumes if not self._is_ours(one)), decision)
+        if seen.claim is None or _phase(seen.claim) != "Bound":
+            delete_volumes((one for one in seen.volumes if _phase(one) == "Released"), decision)
         obstacle = self._spec_obstacle() or self._objects_obstacle()
         self._look_at_nodes()
         self._look_at_source()
@@ -123,7 +130,7 @@ class Both:
         if wanted.needs_new_volume:
             self._renew_volume(wanted.needs_new_volume)
         decision.again_in(self._renewal_seconds())
-        if seen.claim is not None and (seen.claim.get("status") or {}).get("phase") == "Lost":
+        if seen.claim is not None and _phase(seen.claim) == "Lost":
             return self._replace_lost_claim(seen.claim)
         for label, words in sorted({**seen.taken, **seen.refused}.items()):
             decision.again_in(REFUSED_AGAIN_SECONDS)
@@ -171,7 +178,7 @@ class Both:
 
     def _is_offered(self) -> bool:
         """Whether Kubernetes knows the volume: it looks at a claim that came before it again only after 15 s."""
-        return any(self._is_ours(one) and _volume_phase(one) == "Available" for one in self._seen.volumes)
+        return any(self._is_ours(one) and _phase(one) == "Available" for one in self._seen.volumes)
 
     def _renew_volume(self, differences: tuple[str, ...]) -> None:
         """A volume cannot be changed: another one is made when nobody uses it."""
@@ -280,7 +287,7 @@ class Both:
         claim, volume = self._own(seen.claim), self._volume()
         if claim is None or volume is None:
             return No(reason="Preparing", message="claim and volume are being made")
-        if (claim.get("status") or {}).get("phase") != "Bound":
+        if _phase(claim) != "Bound":
             return No(reason="Preparing", message="Kubernetes has not bound the claim to its volume yet")
         return None
 
@@ -447,8 +454,9 @@ def _place_of(root: str, path: str) -> Place:
     return Place(source=origin.beneath(path).canonical(), root=origin.canonical())
 
 
-def _volume_phase(volume: Json) -> str:
-    return str((volume.get("status") or {}).get("phase", ""))
+def _phase(found: Json) -> str:
+    """Of a claim or a volume."""
+    return str((found.get("status") or {}).get("phase", ""))
 
 
 def _reachability(*, reason: str) -> Said:

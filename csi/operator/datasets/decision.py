@@ -91,17 +91,27 @@ def _delete(seen: Seen, settings: Settings, decision: Decision) -> None:
     if seen.volumes:
         delete_volumes(seen.volumes, decision)
         return
+    _let_go(seen, decision)
+
+
+def _let_go(seen: Seen, decision: Decision) -> None:
+    """Lets Dataset and runtime go; the runtime of a Dataset that goes goes with it.
+
+    The Dataset is written first: if it has gone, the runtime may have been made after that, and is no more its.
+    """
     dataset, runtime = seen.dataset, seen.runtime
     decision.dataset_status = decision.runtime_status = None
-    if dataset is not None:
-        decision.forget = dataset["metadata"]["uid"]
-        decision.dataset_metadata = metadata_to_apply(DATASET_KIND, dataset, finalizers=[])
+    goes_along = is_deleting(dataset) and runtime is not None and not is_deleting(runtime)
     if runtime is not None:
         owners = [dataset_reference(dataset)] if dataset is not None else []
         decision.runtime_metadata = metadata_to_apply(RUNTIME_KIND, runtime, finalizers=[], owners=owners)
-        if is_deleting(dataset) and not is_deleting(runtime):
+        if goes_along:
             uid = runtime["metadata"]["uid"]
             decision.deletions.append(Deletion(resource=store.RUNTIMES, name=name_of(runtime), uid=uid))
+    if dataset is not None:
+        decision.forget = dataset["metadata"]["uid"]
+        is_always = goes_along or decision.runtime_metadata is not None
+        decision.dataset_metadata = metadata_to_apply(DATASET_KIND, dataset, finalizers=[], is_always=is_always)
 
 
 def _keep_up(seen: Seen, settings: Settings, decision: Decision) -> None:

@@ -192,8 +192,12 @@ class Reconciler:
         """Whether something was done after which the decision may be another one."""
         changed = False
         for metadata in (decision.dataset_metadata, decision.runtime_metadata):
-            if metadata is not None:
-                changed |= await self._writing.write_metadata(metadata)
+            try:
+                changed |= metadata is not None and await self._writing.write_metadata(metadata)
+            except DriverError as error:
+                if error.code is not Code.ABORTED:
+                    raise
+                return False  # decided of what has gone: the watch says so, and then there is another decision
         notes = self._notes[key]
         if decision.objects:
             changed |= await self._settling.settle(notes, seen, decision.objects)

@@ -35,6 +35,8 @@ class Settling:
         """Makes or changes one object; whether it is another one now."""
         kind, label = paths.KINDS[wanted["kind"]], paths.label_of(wanted)
         found = self._present(notes, seen, kind, wanted)
+        if found is None and _was_there(seen, kind, wanted):
+            return False  # it has gone since this was decided: the watch says so, and then there is another decision
         if found is None:
             return await self._create(notes, seen, kind, label, wanted)
         notes.taken.pop(label, None)
@@ -187,6 +189,18 @@ class Settling:
 @dataclass(frozen=True)
 class _Owner:
     uid: str
+
+
+def _was_there(seen: Seen, kind: paths.Kind, wanted: Json) -> bool:
+    """Whether the decision was made of an object of this name that was there, Secrets apart, which are not watched."""
+    there = {
+        paths.SERVICE: (seen.service,),
+        paths.STATEFUL_SET: (seen.master, seen.workers),
+        paths.CLAIM: (seen.claim,),
+        paths.VOLUME: seen.volumes,
+    }
+    name = wanted["metadata"]["name"]
+    return any(one is not None and one["metadata"]["name"] == name for one in there.get(kind, ()))
 
 
 def _note_taken(notes: Notes, label: str) -> bool:

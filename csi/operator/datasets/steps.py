@@ -31,14 +31,22 @@ def delete_volumes(volumes: Iterable[Json], decision: Decision) -> None:
 
 
 def metadata_to_apply(
-    kind: str, found: Json, *, finalizers: list[str], owners: list[dict[str, Any]] | None = None
+    kind: str,
+    found: Json,
+    *,
+    finalizers: list[str],
+    owners: list[dict[str, Any]] | None = None,
+    is_always: bool = False,
 ) -> dict[str, Any] | None:
-    """What is applied to have these finalizers of ours and owners; None if that is so already."""
+    """What is applied to have these finalizers of ours and owners; None if that is so already.
+
+    ``is_always``: not None then either, as writing it tells whether the object is still there.
+    """
     metadata = found["metadata"]
     has = FINALIZER in (metadata.get("finalizers") or ())
     present = {reference["uid"] for reference in metadata.get("ownerReferences") or ()}
     wanted = {reference["uid"] for reference in owners or ()}
-    if has == (FINALIZER in finalizers) and wanted <= present:
+    if has == (FINALIZER in finalizers) and wanted <= present and not is_always:
         return None
     applied: dict[str, Any] = {name: metadata[name] for name in ("name", "namespace", "uid")}
     applied["finalizers"] = finalizers

@@ -28,19 +28,23 @@ class Writing:
         self._cluster, self._store, self._queue = cluster, store, queue
 
     async def write_metadata(self, metadata: Json) -> bool:
-        """Server-side apply of metadata alone; whether the object is still there."""
-        kind = paths.KINDS[metadata["kind"]]
+        """Server-side apply of metadata alone; whether the object has changed, and is still there.
+
+        Raises ABORTED if it had gone before: what was decided of it holds no more.
+        """
+        kind, name = paths.KINDS[metadata["kind"]], name_of(metadata)
         try:
-            answer = await self._cluster.apply(kind.path(name_of(metadata)), metadata)
-            answer = await self._without_finalizer(kind.path(name_of(metadata)), metadata, answer)
+            answer = await self._cluster.apply(kind.path(name), metadata)
+            answer = await self._without_finalizer(kind.path(name), metadata, answer)
         except DriverError as error:
-            if error.code in (Code.ABORTED, Code.NOT_FOUND):
-                return False  # it has gone; the watch says so
+            if error.code is Code.NOT_FOUND:
+                raise DriverError(Code.ABORTED, error.message) from None
             raise
         if answer["metadata"].get("deletionTimestamp") and not answer["metadata"].get("finalizers"):
             return False
+        known = self._store.get(kind.resource, name)
         self._store.saw(kind.resource, answer)
-        return True
+        return known is None or known["metadata"]["resourceVersion"] != answer["metadata"]["resourceVersion"]
 
     async def write_labels(self, name: Name, labels: Mapping[str, str | None]) -> None:
         """Labels of a pod of ours: None takes one off."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from csi._proto import efc_pb2
-from csi.base.errors import DriverError
+from csi.base.errors import Code, DriverError
 from csi.cli import main, warmup
 from csi.cli.figures import duration, rate, size
 from csi.cli.on_mount import Place, Places, without_nested
@@ -21,6 +21,7 @@ from csi.cli.warmup_summary import Outcome, described, print_failures, print_sum
 from csi.node.mounts import Mount
 from csi.warming.filling import Level
 from csi.warming.tally import Failure, Figures
+from csi.warming.warming import Plan
 
 
 def mount(target: str, *, device: str = "0:5", kind: str = "fuse.efc") -> Mount:
@@ -201,6 +202,10 @@ def test_one_level_and_no_caches_exclude_each_other() -> None:
         ("local", [3 << 20, 1 << 20], "The last pass found 1.0 MiB that was not in the local store."),
         ("local", [3 << 20], "3.0 MiB was not in the local store before; only a further pass tells what stays there."),
         ("both", [3 << 20, 0], "All that was read is in the caches."),
+        (
+            "both", [3 << 20, 1 << 20],
+            "The last pass found 1.0 MiB that was not in each of the caches, 0 B of it in none.",
+        ),
     ],
 )  # fmt: skip
 def test_a_summary_is_about_what_was_filled(
@@ -259,3 +264,139 @@ def test_data_that_is_in_no_cache_is_a_failure(
     assert (outcome.exit_status, described(outcome)["bytes_uncached"]) == (status, uncached)
     print_failures(outcome)
     assert ("is not in the caches: efc status says more" in capsys.readouterr().err) == bool(status)
+
+
+@pytest.mark.parametrize(
+    ("store_mib", "workers_mib", "levels"),
+    [
+        (8, 8, [Level.LOCAL, Level.WORKERS]),
+        (2, 8, [Level.WORKERS]),
+        (8, 2, [Level.LOCAL]),
+        (2, 1, [Level.LOCAL]),
+        (0, 0, [Level.LOCAL, Level.WORKERS]),
+    ],
+    ids=["both", "a small store", "small workers", "the larger one", "nobody says"],
+)
+def test_levels_that_have_room_are_filled(store_mib: int, workers_mib: int, levels: list[Level]) -> None:
+    """Others would lose what they have to what they cannot keep."""
+    mount = status(store_mib=64, workers="w:1")
+    mount.stats.store.capacity_bytes, mount.stats.cache.workers_capacity_bytes = store_mib << 20, workers_mib << 20
+    assert warmup._levels_of(mount, 4 << 20) == levels
+    assert warmup._levels_of(status(), 4 << 20) == []
+
+
+class Passes:
+    """In the place of passes: of each its figures, or why it could not be made."""
+
+    def __init__(self, found: Sequence[Figures | DriverError]) -> None:
+        self._left = list(found)
+        self.plans: list[Plan] = []
+        self.is_over_budget = self.is_waiting_for_rest = False
+        self._now: Figures | DriverError = Figures()
+
+    def __call__(self, plan: Plan, *, note: object) -> Passes:
+        del note
+        self.plans.append(plan)
+        self._now = self._left.pop(0)
+        return self
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def wait(self, _seconds: float) -> bool:
+        if isinstance(self._now, DriverError):
+            raise self._now
+        return True
+
+    def figures(self) -> Figures:
+        return self._now if isinstance(self._now, Figures) else Figures()
+
+
+_MIB = 1 << 20
+_READ = Figures(files_read=1, bytes_read=100 * _MIB)
+
+
+def asked(*, lacking: int, absent: int | None = None, refused: int = 0, taken: int = 0) -> Figures:
+    """What levels say of the same data, in MiB; what one lacks all do unless ``absent`` says otherwise."""
+    absent = lacking if absent is None else absent
+    return Figures(
+        files_read=1, bytes_read=100 * _MIB, bytes_lacking=lacking * _MIB, bytes_absent=absent * _MIB,
+        bytes_refused=refused * _MIB, bytes_taken=taken * _MIB,
+    )  # fmt: skip
+
+
+_OLD = DriverError(Code.UNIMPLEMENTED, "the mount's daemon is of a release that cannot fill one level alone")
+#: How the command ends after some passes, what it prints, and what the passes were to do.
+Ended = Callable[[Sequence[Figures | DriverError], Sequence[str]], tuple[int, str, list[Plan]]]
+
+
+@pytest.fixture
+def after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ended:
+    """All that is read comes from the NAS, by the counters of a mount from which somebody else reads as well."""
+    counted = status(workers="w:1")
+    counted.stats.cache.workers_ready = 1
+
+    def mounts(*_: object, **__: object) -> list[efc_pb2.MountStatus]:
+        counted.stats.nfs.bytes_read += 500 * _MIB
+        return [counted]
+
+    async def served(*_: object, **__: object) -> dict[str, efc_pb2.MountStatus]:
+        return {"0:5": counted}
+
+    monkeypatch.setattr(warmup, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(warmup._Warmup, "_mounts", mounts)
+    monkeypatch.setattr(warmup, "_places", lambda _: [Place(path="/m", mount=mount("/m"))])
+    monkeypatch.setattr(warmup, "_served", served)
+
+    def end(found: Sequence[Figures | DriverError], arguments: Sequence[str]) -> tuple[int, str, list[Plan]]:
+        passes = Passes(found)
+        monkeypatch.setattr(warmup, "Warming", passes)
+        ended = main(["warmup", "/m", "--run-dir", str(tmp_path), *arguments])
+        written = capsys.readouterr()
+        return ended, written.out + written.err, passes.plans
+
+    return end
+
+
+@pytest.mark.parametrize(
+    ("found", "arguments", "ended", "said"),
+    [
+        pytest.param([_READ, asked(lacking=0)], [], 0, "All that was read is in the caches", id="all lies there"),
+        pytest.param(
+            [_READ, asked(lacking=100, refused=100), asked(lacking=60, refused=60), asked(lacking=0)],
+            [], 0, "All that was read is in the caches", id="workers were late in all of two passes",
+        ),
+        pytest.param(
+            [_READ, *[asked(lacking=100, refused=100)] * 4], [], 1, "100.0 MiB of 100.0 MiB is not in the caches",
+            id="they do not answer in any",
+        ),
+        pytest.param(
+            [_READ, *[asked(lacking=100, taken=100)] * 2], [], 1, "100.0 MiB of 100.0 MiB is not in the caches",
+            id="they keep nothing of what they take",
+        ),
+        pytest.param([_READ, asked(lacking=100, taken=100)], ["--passes=2"], 0, "100.0 MiB that was not in the caches",
+                     id="given in the last pass"),
+        pytest.param(
+            [_READ, asked(lacking=100, absent=0)], [], 0, "100.0 MiB that was not in each of the caches, 0 B of it",
+            id="one of two levels has all",
+        ),
+        pytest.param([_READ, _OLD], [], 0, "how much the caches have taken is not known: the mount's daemon is of a",
+                     id="a daemon of an earlier release"),
+        pytest.param([_OLD], ["--to=workers"], 2, "cannot fill one level alone", id="and a level alone"),
+    ],
+)  # fmt: skip
+def test_what_is_said_after_passes(
+    found: list[Figures | DriverError], arguments: list[str], ended: int, said: str, after: Ended
+) -> None:
+    status, written, plans = after(found, arguments)
+    assert (status, said in written) == (ended, True), written
+    assert len(plans) == len(found), "no pass too few or too many"
+    assert [not plan.levels for plan in plans] == [arguments[:1] != ["--to=workers"], *[False] * (len(plans) - 1)]
+
+
+def test_a_keeper_that_has_gone_costs_no_check(after: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its counters tell where bytes came from; what caches have the daemon says, which serves on."""
+    monkeypatch.setattr(warmup._Warmup, "_mounts", lambda *_, **__: None)
+    ended, written, plans = after([_READ, asked(lacking=100, refused=100), asked(lacking=0)], [])
+    assert (ended, len(plans), "All that was read is in the caches" in written) == (0, 3, True)

@@ -376,6 +376,35 @@ async def test_sources(tmp_path: Path) -> None:
     await refused(two.create("v", parameters=parameters, required_bytes=0, limit_bytes=0), Code.INVALID_ARGUMENT)
 
 
+async def test_a_name_has_one_volume_on_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A StorageClass that is made anew with another source, while a claim of it is being provisioned, for example."""
+    here, there = (LocalNas(tmp_path / host, f"nfs://{host}/data") for host in ("here", "there"))
+    for nas in (here, there):
+        nas.folder.mkdir()
+    two = Provisioner([here, there])
+
+    async def make(host: str) -> VolumeRecord:
+        parameters = VolumeParameters.parse({"source": f"nfs://{host}/data"})
+        return await two.create("v", parameters=parameters, required_bytes=GIB, limit_bytes=0)
+
+    made = await make("here")
+    assert "another source" in await refused(make("there"), Code.ALREADY_EXISTS)
+    assert visible(there) == own(there, "volumes") == []
+    assert await make("here") == made
+    await two.delete(made.id)
+    assert (await make("there")).source == "nfs://there/data"
+
+    async def silent(*_: object, **__: object) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    monkeypatch.setattr("csi.controller.provisioning._ELSEWHERE_SECONDS_MAX", 0.01)
+    here._run = silent  # type: ignore[method-assign]
+    parameters = VolumeParameters.parse({"source": "nfs://there/data"})
+    other = await two.create("other", parameters=parameters, required_bytes=0, limit_bytes=0)
+    assert other.path in visible(there), "a source that does not answer keeps no volume of another one waiting"
+
+
 async def test_an_unreachable_source_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
     """Else a deletion would be reported as done while the volume lives on."""
     near, far = LocalNas(tmp_path), LocalNas(tmp_path, "nfs://far/data")

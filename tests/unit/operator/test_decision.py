@@ -177,6 +177,18 @@ def test_a_claim_that_has_lost_its_volume_is_made_anew_when_nobody_uses_it() -> 
     assert [deletion.uid for deletion in unused.deletions] == ["claim"]
 
 
+@pytest.mark.parametrize(("phase", "deleted"), [("Pending", ["volume"]), ("Bound", [])])
+def test_a_volume_of_a_claim_that_was_before_is_made_anew(phase: str, deleted: list[str]) -> None:
+    """Kubernetes binds it to no other claim, also not to one that came before this was seen."""
+    seen = settled()
+    assert seen.claim is not None
+    (volume,) = seen.volumes
+    seen = replace(
+        seen, claim={**seen.claim, "status": {"phase": phase}}, volumes=({**volume, "status": {"phase": "Released"}},)
+    )
+    assert [deletion.uid for deletion in decide(seen, SETTINGS).deletions] == deleted
+
+
 def test_the_probe_of_another_source_says_nothing() -> None:
     decision = decide(fresh(probe=Probe(source="nfs://nas/other")), SETTINGS)
     assert decision.probe == Place(source=SOURCE, root=SOURCE)

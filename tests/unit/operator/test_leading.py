@@ -136,3 +136,11 @@ async def test_who_does_not_lead_reads_and_writes_nothing() -> None:
         for write in (cluster.create("/one", {}), cluster.apply("/one", {}), cluster.delete("/one", uid="a")):
             with pytest.raises(DriverError, match="may lead by now"):
                 await write
+
+
+async def test_where_datasets_are_off_nobody_is_missing_who_leads() -> None:
+    """The alert EfcOperatorMissing goes by this, and an operator may be there for startup taints alone."""
+    serving = running._Serving(Cluster())
+    assert "efc_operator_leads" not in await serving.page_text()
+    serving.leadership = Leadership(serving.cluster, namespace="efc", name="lease", identity="one")
+    assert "efc_operator_leads 0" in await serving.page_text()

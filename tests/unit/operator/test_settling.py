@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,14 +10,15 @@ import pytest
 from csi.base import driver
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
+from csi.operator import store as stores
 from csi.operator.cluster import Cluster, Json
 from csi.operator.datasets.decision import decide
 from csi.operator.datasets.notes import Notes
 from csi.operator.datasets.reconciler import Reconciler
 from csi.operator.datasets.settling import Settling
-from csi.operator.store import Store
+from csi.operator.store import Key, Store
 from tests.unit.operator.samples import RUNTIME_UID, SETTINGS, UID
-from tests.unit.operator.test_decision import NAME, dataset, first, runtime, with_identity
+from tests.unit.operator.test_decision import NAME, dataset, first, metadata, runtime, settled, with_identity
 
 
 class Api(Cluster):
@@ -58,6 +60,36 @@ async def test_a_secret_that_has_gone_unseen_is_made_anew_at_once(*, is_another_
     assert known is not None
     assert known.authority is not None
     assert known.authority["metadata"]["uid"] == api.objects[path]["metadata"]["uid"]
+
+
+async def test_what_has_gone_since_it_was_decided_is_decided_anew() -> None:
+    """A claim would be made that the volume, which is the former one's, is never bound to."""
+    api, seen = Api(), settled()
+    decision = decide(seen, SETTINGS)
+    objects = [one for one in decision.objects if one["kind"] != "Secret"]
+    assert {one["kind"] for one in objects} == {"Service", "StatefulSet", "PersistentVolumeClaim", "PersistentVolume"}
+    notes = Notes(uid=UID, runtime_uid=RUNTIME_UID)
+    settling = Settling(api, Store(lambda *_: None), driver=driver.NAME)
+    assert not await settling.settle(notes, seen, objects)
+    assert api.objects == {}
+    unseen = replace(seen, service=None, master=None, workers=None, claim=None, volumes=())
+    assert await settling.settle(notes, unseen, objects)
+    assert len(api.objects) == len(objects)
+
+
+@pytest.mark.parametrize("resource", [stores.DATASETS, stores.RUNTIMES])
+def test_the_end_of_a_pod_is_news_for_a_dataset_and_for_a_runtime_alone(resource: str) -> None:
+    """A runtime whose Dataset was taken away by force waits for pods, too."""
+    changed: list[tuple[str, Key]] = []
+    store = Store(lambda *what: changed.append(what))
+    store.saw(resource, dataset() if resource == stores.DATASETS else runtime())
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": NAME[1]}}]
+    pod = {"metadata": metadata("user", "user"), "spec": {"volumes": volumes}, "status": {"phase": "Running"}}
+    store.saw(stores.PODS, pod)
+    store.saw(
+        stores.PODS, {**pod, "metadata": metadata("user", "user", resourceVersion="2"), "status": {"phase": "Failed"}}
+    )
+    assert changed == [(resource, NAME), (stores.PODS, NAME), (stores.PODS, NAME)]
 
 
 async def test_of_a_runtime_that_was_before_nothing_is_remembered() -> None:

@@ -87,3 +87,40 @@ async def test_an_object_made_anew_while_nobody_watched_is_another_one(monkeypat
     assert played.since == ["8", "20", "19"]
     assert told == [(None, "first"), (None, "b"), ("first", "second"), ("b", None)]
     assert [found["metadata"]["uid"] for found in kept.objects.values()] == ["second"]
+
+
+class Answering(Played):
+    """In the middle of its second list an answer to a request of ours comes."""
+
+    def __init__(self, items: list[list[Json]], watches: list[list[Event] | DriverError], *, answer: Json) -> None:
+        super().__init__(items, watches)
+        self._answer = answer
+        self.answered: Watching | None = None
+
+    async def pages(self, path: str, *, labels: str = "") -> AsyncIterator[Listed]:
+        async for page in super().pages(path, labels=labels):
+            yield page
+            if self.answered is not None and not self._items:
+                self.answered.saw(self._answer)
+
+
+@pytest.mark.parametrize(("version", "is_kept"), [(21, True), (20, False)])
+async def test_what_is_made_during_a_list_is_kept_and_no_more_than_that(version: int, *, is_kept: bool) -> None:
+    """Of what the list does not have, newer objects are to come by the watch; all others have been deleted."""
+    told: list[bool] = []
+    watching = Watching(
+        Resource(name="things", path="/things"),
+        reduce=lambda found: found,
+        changed=lambda _, new: told.append(new is not None),
+    )
+    others = [one("a", "a", 20)]
+    played = Answering([others, others], [], answer=one("made", "made", version))
+    await watching._list(played)
+    played.answered = watching
+    await watching._list(played)
+    assert (("default", "made") in watching.objects) == is_kept
+    assert told == ([True, True] if is_kept else [True, True, False])
+    watching.saw(one("late", "late", 19))
+    assert ("default", "late") not in watching.objects, "it was deleted before the list"
+    watching.saw(one("new", "new", 22))
+    assert ("default", "new") in watching.objects

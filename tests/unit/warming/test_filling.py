@@ -38,21 +38,28 @@ def test_a_question_and_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [
-        (errno.ENOTTY, "cannot fill a single level"), (errno.ENOSYS, "cannot fill a single level"),
-        (errno.EOPNOTSUPP, "has no local store"),
-    ],
-)  # fmt: skip
-def test_what_no_further_file_would_change(number: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def answer(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question is answered with this errno."""
+
     def ioctl(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
-    with pytest.raises(DriverError, match=words) as raised:
+
+
+@pytest.mark.parametrize("number", [errno.ENOTTY, errno.ENOSYS])
+def test_what_no_further_file_would_change(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(number, monkeypatch)
+    with pytest.raises(DriverError, match="cannot fill one level alone") as raised:
         fill(3, 0, Level.LOCAL)
-    assert raised.value.code is Code.FAILED_PRECONDITION
+    assert raised.value.code is Code.UNIMPLEMENTED
+
+
+def test_a_level_that_there_is_not_any_more_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(errno.EOPNOTSUPP, monkeypatch)
+    found = fill(3, 0, Level.LOCAL)
+    assert (found.was_there, found.is_refused, found.rests) == (False, True, True)
+    assert found.length > 1 << 60, "whatever the block's is, another level may know"
 
 
 def test_a_file_of_another_file_system_is_refused_by_the_kernel(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csi.warming.pace import Pace
-from csi.warming.passes import Pass, bytes_uncached, is_another_worth_it, is_much, jobs_of_pass
+from csi.warming.passes import Pass, bytes_lost, bytes_uncached, is_another_worth_it, is_much, jobs_of_pass
 from csi.warming.resting import REST_SECONDS, SKEW_SECONDS_MAX, ServerClock
 from csi.warming.tally import Figures
 from csi.warming.walking import File
@@ -102,29 +102,20 @@ def test_another_pass_is_worth_it_while_it_brings_something(found: list[Pass], *
 
 
 @pytest.mark.parametrize(
-    ("given", "uncached"),
+    ("found", "lost", "uncached"),
     [
-        ({"memory": 0, "store": 100, "workers": 0, "nas": 0}, 0),
-        ({"memory": 0, "store": 0, "workers": 0, "nas": 100}, 90),
-        ({"memory": 40, "store": 0, "workers": 0, "nas": 60}, 90),
-        ({"memory": 90, "store": 100, "workers": 0, "nas": 0}, 0),
-        ({"memory": 0, "store": 0, "workers": 0, "nas": 0}, 0),
-        ({"memory": 0, "store": 70, "workers": 20, "nas": 500}, 0),
-        ({"memory": 0, "store": 0, "workers": 60, "nas": 500}, 30),
-    ],
-    ids=[
-        "all cached",
-        "nothing cached",
-        "memory is no cache",
-        "memory and store",
-        "read by the kernel",
-        "another reads, too",
-        "another reads, and some is not",
+        pytest.param([(0, 0)], 0, 0, id="all was there"),
+        pytest.param([(100, 0)], 0, 0, id="all was given"),
+        pytest.param([(100, 30)], 0, 30, id="some was refused"),
+        pytest.param([(100, 30), (30, 0)], 0, 0, id="what was refused was given later"),
+        pytest.param([(100, 0), (100, 0)], 100, 100, id="what is given is not kept"),
+        pytest.param([(100, 30), (50, 10)], 20, 20, id="some of it is not kept"),
+        pytest.param([(100, 0), (100, 0), (0, 0)], 0, 0, id="in the end it is"),
     ],
 )
-def test_what_no_cache_has_is_what_came_from_the_nas_and_from_no_cache(given: dict[str, int], uncached: int) -> None:
-    figures = Figures(bytes_read=100, bytes_changed=10)
-    assert bytes_uncached(figures, given) == uncached
+def test_what_no_cache_has_is_what_none_took_or_kept(found: list[tuple[int, int]], lost: int, uncached: int) -> None:
+    figures = [Figures(bytes_read=100, bytes_absent=absent, bytes_refused=refused) for absent, refused in found]
+    assert (bytes_lost(figures), bytes_uncached(figures)) == (lost, uncached)
 
 
 def test_a_tenth_may_be_in_no_cache() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from csi.warming.warming import Plan, Warming
 _LIMIT_S = 30.0
 
 
-def plan(*roots: Path, jobs: int = 4, budget_bytes: int = 0, level: Level | None = None) -> Plan:
-    found = [Root(path=str(root), device=roots[0].stat().st_dev) for root in roots]
-    return Plan(roots=found, jobs=jobs, budget_bytes=budget_bytes, waits_for_rest=False, level=level)
+def plan(*roots: Path, jobs: int = 4, budget_bytes: int = 0, levels: Sequence[Level] = ()) -> Plan:
+    device = roots[0].stat().st_dev
+    found = [Root(path=str(root), device=device) for root in roots]
+    by_device = {device: levels} if levels else {}
+    return Plan(roots=found, jobs=jobs, budget_bytes=budget_bytes, waits_for_rest=False, levels=by_device)
 
 
 def run(plan: Plan, *, note: Note | None = None) -> Figures:
@@ -182,7 +185,7 @@ def test_one_level_is_asked_for_each_block_and_says_what_it_lacked(
 
     monkeypatch.setattr(module, "fill", fill)
     monkeypatch.setattr(module, "OPEN_FLAGS", 0)  # not each file system of a test knows O_DIRECT
-    first, second = (run(plan(tmp_path, level=Level.WORKERS)) for _ in range(2))
+    first, second = (run(plan(tmp_path, levels=[Level.WORKERS])) for _ in range(2))
     assert (first.files_read, first.files_changed, first.bytes_read) == (3, 1, 5 * BLOCK_BYTES + 14)
     assert first.bytes_lacking == 3 * BLOCK_BYTES + 7, "of the one that changes nothing is said"
     assert first.bytes_settled == first.bytes_found
@@ -190,11 +193,34 @@ def test_one_level_is_asked_for_each_block_and_says_what_it_lacked(
     assert open_below(tmp_path) == []
 
 
+def test_of_several_levels_each_is_asked_and_a_block_is_absent_only_if_none_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers of local store and workers, block by block: there, given, refused."""
+    there, given, refused = ((True, False), (False, False), (False, True))
+    answers = [
+        (there, there), (there, given), (there, refused), (given, there), (given, refused), (refused, there),
+        (refused, given), (refused, refused),
+    ]  # fmt: skip
+    (tmp_path / "file").write_bytes(bytes(len(answers) * BLOCK_BYTES))
+
+    def fill(_descriptor: int, offset: int, level: Level) -> Filled:
+        was_there, is_refused = answers[offset // BLOCK_BYTES][level is Level.WORKERS]
+        return Filled(length=BLOCK_BYTES, was_there=was_there, is_refused=is_refused)
+
+    monkeypatch.setattr(module, "fill", fill)
+    monkeypatch.setattr(module, "OPEN_FLAGS", 0)
+    figures = run(plan(tmp_path, levels=[*Level]))
+    counts = (figures.bytes_lacking, figures.bytes_absent, figures.bytes_refused, figures.bytes_taken)
+    assert [count // BLOCK_BYTES for count in counts] == [7, 3, 1, 4]
+    assert (figures.bytes_read, figures.bytes_held) == (8 * BLOCK_BYTES, 5 * BLOCK_BYTES)
+
+
 def test_a_file_system_that_cannot_fill_one_level_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a daemon does that knows nothing of this: the kernel refuses the ioctl of a file of this directory."""
     monkeypatch.setattr(module, "OPEN_FLAGS", 0)
     (tmp_path / "file").write_bytes(b"x")
-    warming = Warming(plan(tmp_path, level=Level.LOCAL))
+    warming = Warming(plan(tmp_path, levels=[Level.LOCAL]))
     warming.start()
     with pytest.raises(DriverError, match="cannot fill a single level"):
         warming.wait(_LIMIT_S)
@@ -218,7 +244,7 @@ def test_a_daemon_that_does_not_know_that_a_file_rests_is_asked_again_for_a_whil
     monkeypatch.setattr(module, "OPEN_FLAGS", 0)
     monkeypatch.setattr(module, "_DAEMON_POLL_SECONDS", 0.001)
     monkeypatch.setattr(module, "REST_SECONDS", while_s)
-    figures = run(plan(tmp_path, level=Level.LOCAL))
+    figures = run(plan(tmp_path, levels=[Level.LOCAL]))
     assert (figures.files_read, figures.bytes_lacking) == (1, BLOCK_BYTES)
     assert figures.bytes_refused == (BLOCK_BYTES if asked_in_vain > 3 else 0)
     assert 1 < asked <= asked_in_vain + 1
