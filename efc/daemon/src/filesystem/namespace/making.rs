@@ -208,7 +208,8 @@ impl<B: Backend> Inner<B> {
         mode: u32,
     ) -> Result<(Counted<'a, B>, Attr), Errno> {
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
-        let changed = self.change_attributes(&caller.cred, entry.inode(), &change).await?;
+        let call = Call::of(&caller.cred).patient();
+        let changed = self.change_attributes(call, entry.inode(), &change).await?;
         let told = self.attributes_after(&caller.cred, entry.inode(), changed).await?;
         let attr = told.attr;
         Ok((entry.with_attributes(told), attr))

@@ -148,6 +148,27 @@ fn a_write_of_a_killed_caller_of_a_killed_daemon_is_known_to_the_server_again() 
 }
 
 #[test]
+fn a_truncation_of_a_killed_daemon_is_not_done_again_over_what_others_have_written_since() {
+    let (simulation, nas, kernel) = world(12);
+    nas.write_outside("file", 0, b"former");
+    simulation.run(async {
+        nas.network().set_delay(Duration::from_millis(20));
+        let truncating = kernel.clone();
+        let change = SetAttr { size: Some(0), ..SetAttr::default() };
+        let truncated = spawn_local(async move { truncating.setattr(Task::root(), "file", change).await.map(drop) });
+        while nas.executed(Procedure::Setattr) == 0 {
+            efc_tasks::time::sleep(Duration::from_micros(10)).await;
+        }
+        nas.write_outside("file", 0, b"of another node");
+        kernel.kill_daemon();
+        truncated.await.unwrap();
+        assert_eq!((nas.executed(Procedure::Setattr), nas.content("file").unwrap()), (1, b"of another node".to_vec()));
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
 fn what_was_written_to_a_file_whose_close_its_daemon_has_not_survived_is_committed() {
     let (simulation, nas, kernel) = world(9);
     let dying = Task::root();
