@@ -1,18 +1,22 @@
 """``efc upgrade``: replaces running daemons by ones of this release's program, under their applications.
 
 One mount after the other. A program that cannot go on with what a daemon has saved is refused before anything is
-touched, and one that does not serve in time gives the mount back to the former. Options of a mounted dataset change on
+touched, and one that does not serve in time gives the mount back to the former. That ends the command, since it would
+come to the others too; a mount that the keeper does not find any more does not. Options of a mounted dataset change on
 the same way: the next daemon serves with them. Where all of them are live and the daemon is of this release, it takes
 them and stays. So it is with the sources of a dataset that has several: those that are named replace those before.
 """
 
 import argparse
 import asyncio
+import shlex
+import sys
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
+from csi.base.text import printable
 from csi.cli.mount import found_target, mounted_sources
-from csi.cli.unserved import is_nothing_mounted, nothing_is_mounted
+from csi.cli.unserved import is_nothing_mounted, nothing_is_mounted, own_mounts
 from csi.config.mount_options import changed, parse_list
 from csi.config.several import Sources
 from csi.node.keeper import Keeper, options_of
@@ -23,7 +27,7 @@ _ANY_MOUNT = efc_pb2.DaemonConfig(soft=True, cache=efc_pb2.CacheConfig(workers_k
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Runs ``efc upgrade``, which stops at the first mount that is not upgraded: the others keep their daemons."""
+    """Runs ``efc upgrade``, which stops at the first mount that cannot be upgraded: the others keep their daemons."""
     if bool(parsed.target) == parsed.all:
         raise DriverError(Code.INVALID_ARGUMENT, "name one TARGET, or use --all")
     targets = [_mount_point(parsed.target)] if parsed.target else []
@@ -36,8 +40,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.all and is_nothing_mounted(parsed.run_dir):
         print(nothing_is_mounted(parsed.run_dir))
         return 0
-    asyncio.run(_upgrade(Keeper(parsed.run_dir), targets, items, sources))
-    return 0
+    return int(asyncio.run(_upgrade(Keeper(parsed.run_dir), targets, items, sources)) > 0)
 
 
 def _mount_point(text: str) -> str:
@@ -49,8 +52,9 @@ def _mount_point(text: str) -> str:
 
 async def _upgrade(
     keeper: Keeper, targets: list[str], items: list[tuple[str, str | None]], sources: list[efc_pb2.MountedSource]
-) -> None:
-    """Upgrades the daemons at ``targets``, or without any those of all mounts."""
+) -> int:
+    """Upgrades the daemons at ``targets``, or without any those of all mounts; how many of these were not found."""
+    missing = 0
     mounts = {mount.target: mount for mount in (await keeper.status()).mounts}
     await DaemonProgram.installed(keeper).install()
     for target in targets or sorted(mounts):
@@ -61,8 +65,31 @@ async def _upgrade(
         if options is not None and sources:
             del options.sources[:]
             options.sources.extend(sources)
-        status = await keeper.upgrade(target=target, options=options, base=base, in_place=is_changed)
-        print(_said_of(before, status, target=target))
+        try:
+            status = await keeper.upgrade(target=target, options=options, base=base, in_place=is_changed)
+        except DriverError:
+            if targets or before is None or (absence := _absence_of(before)) is None:
+                raise
+            missing += 1
+            print(f"efc: {printable(f'{target} is not upgraded: {absence}')}", file=sys.stderr)
+        else:
+            print(printable(_said_of(before, status, target=target)))
+    return missing
+
+
+def _absence_of(mount: efc_pb2.MountStatus) -> str | None:
+    """Why the keeper does not find a mount where it has made it; None if it is there."""
+    device = f"0:{mount.connection}"
+    places = [found.target for found in own_mounts() if found.device == device]
+    if mount.target in places:
+        return None
+    if not places:
+        return "it is not mounted any more"
+    now = shlex.quote(places[0])
+    return (
+        f"it is at {now} since a directory above it was renamed; rename that back,"
+        f" or unmount it there (efc umount {now}) and mount it anew"
+    )
 
 
 def _said_of(before: efc_pb2.MountStatus | None, after: efc_pb2.MountStatus, *, target: str) -> str:

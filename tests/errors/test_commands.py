@@ -214,6 +214,24 @@ def test_an_upgrade_says_whether_the_daemon_stayed(nas: Nas, keeper: Keeper) -> 
         assert keeper.daemon_pid(mount) != pid
 
 
+def test_of_all_mounts_those_are_upgraded_that_are_found(nas: Nas, keeper: Keeper) -> None:
+    """And what is said shows a terminal nothing but letters."""
+    above = keeper.folder / "a\x1b[31m"
+    above.mkdir()
+    (above / "inner").mkdir()
+    keeper.efc("mount", nas.url, str(above / "inner"))
+    with keeper.mounted(nas.url) as plain:
+        done = efc(keeper, "upgrade", "--all")
+        assert (done.returncode, done.stderr, "\x1b" in done.stdout) == (0, "", False)
+        assert "a\\x1b[31m/inner: " in done.stdout
+        pid, moved = keeper.daemon_pid(plain), above.rename(keeper.folder / "a moved one")
+        done = efc(keeper, "upgrade", "--all")
+        assert (done.returncode, done.stderr.count("\n"), f"(process {pid}) -> " in done.stdout) == (1, 1, True), done
+        assert f"a\\x1b[31m/inner is not upgraded: it is at '{moved}/inner'" in done.stderr
+    moved.rename(above)
+    keeper.efc("umount", str(above / "inner"))
+
+
 def test_a_full_run_directory_keeps_no_keeper_from_its_mounts(nas: Nas, keeper: Keeper) -> None:
     """`/run` is a file system that many share."""
     (nas.export_folder() / "file").write_text("here")

@@ -154,3 +154,13 @@ def test_files_that_another_node_puts_under_a_known_name_are_opened() -> None:
             (elsewhere / "new").write_text(f"content {number}")
             (elsewhere / "new").rename(elsewhere / "file")
             assert (here / "file").read_text() == f"content {number}"
+
+
+def test_a_file_that_another_node_has_made_unseen_is_truncated() -> None:
+    """For the kernel here it is new, so it leaves that to whoever makes it."""
+    with nodes() as (here, elsewhere):
+        for number in range(20):
+            assert not (here / str(number)).exists()
+            (elsewhere / str(number)).write_text("longer than what comes")
+            (here / str(number)).write_text("short")
+            assert (elsewhere / str(number)).read_text() == "short"

@@ -123,6 +123,11 @@ impl Listeners {
         }
     }
 
+    /// Whether a mount on `target` would hide the listeners.
+    pub fn lie_below(&self, target: &Path) -> bool {
+        self.folder.starts_with(target)
+    }
+
     /// Names of all listeners, those of dead daemons included.
     ///
     /// # Errors
@@ -175,8 +180,8 @@ impl Listeners {
 
 /// Removes a listener's name, and what is noted beside it.
 fn remove(name: &Path) -> io::Result<()> {
-    socket::remove_if_there(&name.with_extension(TARGET))?;
-    socket::remove_if_there(name)
+    efc_proto::remove_if_there(&name.with_extension(TARGET))?;
+    efc_proto::remove_if_there(name)
 }
 
 #[cfg(test)]

@@ -39,7 +39,6 @@ mod wishes;
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +46,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use efc_process::{LimitedLog, LogLimits};
+use efc_proto::NamedSocket;
 use lexopt::prelude::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -193,7 +193,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let run_dir = place.run_dir().to_owned();
     waiting::start_thread("log", move || log_file::keep_short(&run_dir))?;
     let clients = Clients::new(mounts.clone());
-    let keeper = Keeper { place, listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
+    let keeper = Keeper { listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
     keeper.serve(&mut signals)?;
     cgroups.iter().for_each(Cgroups::leave);
     Ok(())
@@ -233,8 +233,7 @@ fn find_programs(arguments: &Arguments, place: &RunDir) -> io::Result<Programs> 
 }
 
 struct Keeper {
-    place: RunDir,
-    listener: OwnedFd,
+    listener: NamedSocket,
     mounts: Arc<Mounts>,
     clients: Clients,
     exit_when_idle: bool,
@@ -258,8 +257,7 @@ impl Keeper {
             for _ in 0..signals_received(signals)? {
                 if is_draining {
                     log::warn!("ending with {} mounts, their daemons serve on", self.mounts.count());
-                    self.place.hide()?;
-                    return self.place.remove();
+                    return self.listener.remove();
                 }
                 log::info!("taking no new mounts; {} left", self.mounts.count());
                 self.mounts.drain();
@@ -296,12 +294,12 @@ impl Keeper {
 
     /// Takes the socket away; false, and back again, if a client came at the last moment.
     fn close(&self) -> io::Result<bool> {
-        self.place.hide()?;
+        self.listener.hide()?;
         if self.accept() {
-            self.place.show()?;
+            self.listener.show()?;
             return Ok(false);
         }
-        self.place.remove()?;
+        self.listener.remove()?;
         Ok(true)
     }
 }

@@ -88,6 +88,13 @@ impl Mounts {
         loop {
             let target = target::resolve(&request.target)?;
             let path = target.path().to_owned();
+            if self.listeners().lie_below(&path) {
+                let message = format!(
+                    "{} has this keeper's run directory in it, which nobody would reach any more; mount elsewhere",
+                    path.display()
+                );
+                return Err(failure(Code::FailedPrecondition, message));
+            }
             let (entry, is_new) = self.find_or_insert(target, &config, deadline)?;
             if !is_new && entry.is_ending() {
                 entry.wait_settled(deadline);

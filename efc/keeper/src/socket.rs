@@ -1,15 +1,16 @@
 //! The keeper's socket: made safely, and open to root and the keeper's own user only.
 //!
 //! A lock file identifies the keeper of a run directory; the kernel releases the lock when that process ends, in
-//! whatever way. Its holder may replace the socket that an earlier keeper left behind. The socket is bound under a
-//! temporary name and renamed, so that a client finds either one that listens, or none.
+//! whatever way. Its holder may replace the socket that an earlier keeper left behind. Who removes the directory removes the
+//! lock with it: two keepers may then run for one path, of which the former leaves the latter's socket alone.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use efc_proto::NamedSocket;
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, socket_with};
 use rustix::process::getuid;
@@ -73,41 +74,13 @@ impl RunDir {
     ///
     /// # Errors
     /// Those of socket(2) to listen(2); ENAMETOOLONG for a run directory of more than about 90 bytes.
-    pub fn listen(&self) -> io::Result<OwnedFd> {
-        let new = self.hidden_path();
-        remove_if_there(&new)?;
-        let listener = efc_proto::listen_at(&new, BACKLOG)?;
-        rustix::io::ioctl_fionbio(&listener, true)?;
-        std::fs::rename(&new, self.path())?;
-        Ok(listener)
+    pub fn listen(&self) -> io::Result<NamedSocket> {
+        NamedSocket::listen(&self.run_dir.join("keeper.sock"), BACKLOG)
     }
 
     /// The run directory, made absolute.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
-    }
-
-    /// Takes the socket's name away, so that no further client finds it.
-    pub fn hide(&self) -> io::Result<()> {
-        std::fs::rename(self.path(), self.hidden_path())
-    }
-
-    /// Gives the socket its name back.
-    pub fn show(&self) -> io::Result<()> {
-        std::fs::rename(self.hidden_path(), self.path())
-    }
-
-    /// Removes a hidden socket.
-    pub fn remove(&self) -> io::Result<()> {
-        remove_if_there(&self.hidden_path())
-    }
-
-    fn path(&self) -> PathBuf {
-        self.run_dir.join("keeper.sock")
-    }
-
-    fn hidden_path(&self) -> PathBuf {
-        self.run_dir.join("keeper.new")
     }
 }
 
@@ -127,19 +100,8 @@ pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Removes a name; that there is none is success.
-///
-/// # Errors
-/// Those of unlink(2).
-pub fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
 /// Accepts one client; `None` if there is none after all.
-pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
     match accept_with(listener, SocketFlags::CLOEXEC) {
         Ok(client) => Ok(Some(client)),
         Err(errno) => match io::Error::from(errno) {
@@ -163,21 +125,14 @@ mod tests {
         let place = RunDir::take(&run_dir).unwrap();
         assert_eq!(run_dir.metadata().unwrap().mode() & 0o777, 0o700);
         let listener = place.listen().unwrap();
-        assert_eq!(place.path().metadata().unwrap().mode() & 0o777, 0o600);
         let error = RunDir::take(&run_dir).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         drop((listener, place));
         assert!(run_dir.join("keeper.sock").exists());
         let place = RunDir::take(&run_dir).unwrap();
-        let _listener = place.listen().unwrap();
-        place.hide().unwrap();
-        assert!(!place.path().exists());
-        place.show().unwrap();
-        assert!(place.path().exists());
-        place.hide().unwrap();
-        place.remove().unwrap();
-        assert!(!place.path().exists() && !place.hidden_path().exists());
+        place.listen().unwrap().remove().unwrap();
+        assert!(!run_dir.join("keeper.sock").exists());
     }
 
     #[test]

@@ -77,6 +77,22 @@ fn mounting_again_is_success_only_for_the_same() {
 }
 
 #[test]
+fn what_the_keeper_is_reached_by_is_not_mounted_over() {
+    let ground = Ground::new();
+    let client = ground.client();
+    for target in [ground.base.clone(), ground.base.join("run"), ground.base.join("run/s")] {
+        let error = client.mount(&target, config("nas")).unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert!(error.message.contains("run directory"), "{}", error.message);
+    }
+    // Where the node plugin mounts.
+    let target = ground.base.join("run/mnt");
+    fs::create_dir(&target).unwrap();
+    client.mount(&target, config("nas")).unwrap();
+    client.unmount_soon(&target);
+}
+
+#[test]
 fn two_names_of_one_target_are_one_mount() {
     let ground = Ground::new();
     let client = ground.client();

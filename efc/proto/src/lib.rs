@@ -1,6 +1,7 @@
 //! The messages of `proto/efc.proto`, and their transport: one `SOCK_SEQPACKET` datagram per message, descriptors beside it.
 
 mod changes;
+mod named_socket;
 mod stats;
 mod transport;
 
@@ -20,6 +21,7 @@ impl std::fmt::Debug for WorkersSecrets {
     }
 }
 
+pub use named_socket::{NamedSocket, remove_if_there};
 pub use transport::{
     DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, is_allowed_peer, listen_at, receive, send, send_at_once,
 };

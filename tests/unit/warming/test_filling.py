@@ -50,7 +50,7 @@ def answer(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("number", [errno.ENOTTY, errno.ENOSYS])
 def test_what_no_further_file_would_change(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(number, monkeypatch)
-    with pytest.raises(DriverError, match="cannot fill one level alone") as raised:
+    with pytest.raises(DriverError, match="cannot fill a single level") as raised:
         fill(3, 0, Level.LOCAL)
     assert raised.value.code is Code.UNIMPLEMENTED
 

@@ -363,10 +363,9 @@ impl<B: Backend> Inner<B> {
         mode: u32,
         flags: u32,
     ) -> Outcome {
-        let exclusive = flags & libc::O_EXCL as u32 != 0;
         self.check_path(caller, parent).await?;
         let removals = self.inodes.removal_events();
-        let (entry, attr) = self.create_file(caller, parent, name, mode, exclusive).await?;
+        let (entry, attr) = self.create_file(caller, parent, name, mode, flags).await?;
         if attr.kind != FileType::Regular {
             return Err(Errno(libc::EEXIST));
         }

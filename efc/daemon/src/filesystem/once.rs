@@ -8,7 +8,8 @@
 //! - otherwise the objects are compared; an error alone is never believed. REMOVE, RMDIR and RENAME are judged by the
 //!   handle that the name led to: a newer file of that name is not touched. What was created is recognised by a mark:
 //!   the verifier of an EXCLUSIVE CREATE, an access time that no other call sets (MKDIR, MKNOD, SYMLINK), the linked
-//!   handle itself. An append goes to its old place if that still ends the file or holds its bytes.
+//!   handle itself. An append goes to its old place if that still ends the file or holds its bytes. A change of
+//!   attributes is the same when it is repeated, unless somebody has changed the object since: only its number helps.
 //! - A call that turns out not to have been executed, or is harmless to repeat, is sent under its old xid, from its old
 //!   port, in the same bytes: if the dead daemon's copy is still on its way, or was executed since, the server's
 //!   duplicate-request cache recognises it.

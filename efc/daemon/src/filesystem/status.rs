@@ -6,6 +6,7 @@ use std::time::Duration;
 use efc_backend::{Attr, Backend, Call, Cred, Seen};
 use efc_cache::{Admission, Inode};
 use efc_fuse::{Errno, Statfs};
+use efc_state::Intent;
 
 use super::answer::{Outcome, Response, Told, told_as_removed};
 use super::{Caller, Inner, NAME_MAX, ROOT, STATFS_BLOCK, attributes};
@@ -107,8 +108,9 @@ impl<B: Backend> Inner<B> {
         if change.fh.is_none() {
             self.check_path_or_open(caller, node).await?;
         }
-        self.sent(&inode).await;
+        // A predecessor's truncation counts before any open that comes after it: until here it has waited for nothing.
         let writing = if change.size.is_some() { Some(self.modes.begin_writing(node).await?) } else { None };
+        self.sent(&inode).await;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
             self.commit(&inode).await;
@@ -117,8 +119,8 @@ impl<B: Backend> Inner<B> {
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
-        caller.progress.set_sent();
-        let changed = self.change_attributes(cred, &inode, &server_change).await?;
+        let call = Call { cred, ..self.begin(caller, &inode, Intent::default())? };
+        let changed = self.change_attributes(call, &inode, &server_change).await?;
         drop(writing);
         let told = self.attributes_after(cred, &inode, changed).await?;
         inode.tell(&told.attr, told.asked);
@@ -128,13 +130,13 @@ impl<B: Backend> Inner<B> {
     /// Changes attributes; what they are like since, if the answer says so.
     pub(super) async fn change_attributes(
         &self,
-        cred: &Cred,
+        call: Call<'_>,
         inode: &Arc<Inode>,
         to: &efc_backend::SetAttr,
     ) -> Result<Option<Seen<Attr>>, Errno> {
         let mutation = inode.mutate();
         let mutation = if to.changes_permissions() { mutation.of_permissions() } else { mutation };
-        let changed = self.backend.setattr(Call::of(cred).patient(), inode.handle(), to).await;
+        let changed = self.backend.setattr(call, inode.handle(), to).await;
         if to.changes_permissions() {
             inode.void_searches();
         }

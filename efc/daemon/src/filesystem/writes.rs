@@ -78,6 +78,24 @@ pub struct Outgoing {
     pub(super) room: Option<Room>,
 }
 
+/// The writes that a COMMIT covers: those that waited when it left.
+#[derive(Clone, Copy)]
+struct Committing {
+    /// The chunks before this id; 0: none.
+    before: u64,
+    /// None of them was still asked for in the place of a predecessor: the server may execute such a one after the COMMIT.
+    was_answered: bool,
+}
+
+impl Committing {
+    fn of(chunks: &[Chunk]) -> Committing {
+        Committing {
+            before: chunks.last().map_or(0, |last| last.id + 1),
+            was_answered: chunks.iter().all(|chunk| chunk.unanswered.is_none()),
+        }
+    }
+}
+
 impl<B: Backend> Inner<B> {
     /// Takes over what a predecessor had written and not committed. The files with writes that the server has not
     /// answered.
@@ -439,13 +457,13 @@ impl<B: Backend> Inner<B> {
         }
         let one = inode.writes().committing.clone().lock_owned().await;
         self.sent_last(inode).await;
-        let (count, cred, unkept) = {
+        let (covered, cred, unkept) = {
             let pending = self.pending(inode);
-            let count = pending.answered_first();
-            let cred = pending.chunks()[..count].last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
-            (count, cred, pending.unkept)
+            let covered = &pending.chunks()[..pending.answered_first()];
+            let cred = covered.last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
+            (Committing::of(covered), cred, pending.unkept)
         };
-        if count == 0 && unkept.is_none() {
+        if covered.before == 0 && unkept.is_none() {
             return;
         }
         let failure = match self.backend.commit(Call::of(&cred), inode.handle()).await {
@@ -456,7 +474,7 @@ impl<B: Backend> Inner<B> {
                     _ => inode.expire(),
                 }
                 let verifier = committed.verifier;
-                if self.settle(inode, count, verifier) {
+                if self.settle(inode, covered, verifier) {
                     self.give_back_forgotten(inode);
                     return;
                 }
@@ -487,10 +505,12 @@ impl<B: Backend> Inner<B> {
         repaired.end().await;
     }
 
-    /// Drops the first `count` chunks if the server committed them all; `true` if nothing that waited before is lost.
-    fn settle(&self, inode: &Inode, count: usize, verifier: Verifier) -> bool {
+    /// Drops what the COMMIT has covered if the server committed all of it; `true` if nothing that waited before is lost.
+    fn settle(&self, inode: &Inode, covered: Committing, verifier: Verifier) -> bool {
         let mut pending = inode.writes().pending();
-        if pending.chunks()[..count].iter().any(|chunk| chunk.verifier != verifier) {
+        let count = pending.chunks().partition_point(|chunk| chunk.id < covered.before);
+        let is_committed = |chunk: &Chunk| chunk.verifier == verifier;
+        if !covered.was_answered || !pending.chunks()[..count].iter().all(is_committed) {
             return false;
         }
         self.forget_chunks(inode, &mut pending, count);
@@ -520,6 +540,9 @@ impl<B: Backend> Inner<B> {
         inode.expire();
         if let Some(errno) = failure {
             self.note_lost(inode, errno);
+            if let Some(node) = inode.node() {
+                self.notifier.inval_inode(node, 0, 0); // it has what nobody else will read
+            }
         }
         let mut pending = inode.writes().pending();
         self.forget_chunks(inode, &mut pending, chunks.len());

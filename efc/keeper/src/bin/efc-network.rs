@@ -5,14 +5,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use efc_privileges::CapabilitySet;
-use efc_proto::NetworkOffer;
+use efc_proto::{NamedSocket, NetworkOffer};
 use lexopt::prelude::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -62,7 +61,7 @@ fn serve(path: &Path) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
-    let (listener, own) = replace_socket(path)?;
+    let listener = NamedSocket::listen(path, BACKLOG)?;
     log::info!("handing out this network at {}", path.display());
     loop {
         let mut descriptors = [PollFd::new(&listener, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
@@ -73,7 +72,8 @@ fn serve(path: &Path) -> io::Result<()> {
         if !descriptors[1].revents().is_empty() {
             // What came says nothing more.
             let _ = signals.read(&mut [0; 1]);
-            return remove_socket(path, own);
+            // Unless the next pod's process listens there already: a pod that is deleted by force may outlive that.
+            return listener.remove();
         }
         if let Ok(client) = accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             let offer = NetworkOffer { version: env!("CARGO_PKG_VERSION").to_owned() };
@@ -82,29 +82,4 @@ fn serve(path: &Path) -> io::Result<()> {
             }
         }
     }
-}
-
-/// A socket of mode 0600, in place of one that an earlier process has left; and which file it is.
-fn replace_socket(path: &Path) -> io::Result<(OwnedFd, (u64, u64))> {
-    let new = path.with_extension("new");
-    if let Err(error) = std::fs::remove_file(&new)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let listener = efc_proto::listen_at(&new, BACKLOG)?;
-    rustix::io::ioctl_fionbio(&listener, true)?;
-    let own = file_at(&new)?;
-    std::fs::rename(&new, path)?;
-    Ok((listener, own))
-}
-
-/// Takes the socket away, unless the next pod's process has put its own there already: a pod that is deleted by force may outlive that.
-fn remove_socket(path: &Path, own: (u64, u64)) -> io::Result<()> {
-    if file_at(path).is_ok_and(|found| found == own) { std::fs::remove_file(path) } else { Ok(()) }
-}
-
-/// Device and inode.
-fn file_at(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }

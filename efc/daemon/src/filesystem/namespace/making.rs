@@ -112,7 +112,7 @@ impl<B: Backend> Inner<B> {
             libc::S_IFCHR => NodeKind::Character(major, minor),
             libc::S_IFBLK => NodeKind::Block(major, minor),
             libc::S_IFREG => {
-                let (entry, _) = self.create_file(caller, parent, name, mode, true).await?;
+                let (entry, _) = self.create_file(caller, parent, name, mode, libc::O_EXCL as u32).await?;
                 return Ok(entry.answer());
             }
             _ => return Err(Errno(libc::EINVAL)),
@@ -131,21 +131,23 @@ impl<B: Backend> Inner<B> {
         made.map(|(entry, _)| entry.answer())
     }
 
-    /// Makes a regular file; `exclusive` fails if the name is taken.
+    /// Makes a regular file, by an open with these flags; or takes the one that another node has made since the name was looked up.
     pub(in super::super) async fn create_file(
         &self,
         caller: &Caller,
         parent: u64,
         name: &[u8],
         mode: u32,
-        exclusive: bool,
+        flags: u32,
     ) -> Result<(Counted<'_, B>, Attr), Errno> {
         let directory = self.inode(parent)?;
-        if exclusive {
+        let has = |flag: i32| flags & flag as u32 != 0;
+        if has(libc::O_EXCL) {
             return self.create_exclusive(caller, &directory, name, mode).await;
         }
         self.check_room_for_node()?;
-        let how = CreateHow::Unchecked(with_mode(mode));
+        // For the kernel the file is new: it does not truncate it (FMODE_CREATED).
+        let how = CreateHow::Unchecked(SetAttr { size: has(libc::O_TRUNC).then_some(0), ..with_mode(mode) });
         let call = self.begin(caller, &directory, Intent::default())?;
         let change = directory.mutate();
         match self.backend.create(call, directory.handle(), name, how).await {
@@ -208,7 +210,8 @@ impl<B: Backend> Inner<B> {
         mode: u32,
     ) -> Result<(Counted<'a, B>, Attr), Errno> {
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
-        let changed = self.change_attributes(&caller.cred, entry.inode(), &change).await?;
+        let call = Call::of(&caller.cred).patient();
+        let changed = self.change_attributes(call, entry.inode(), &change).await?;
         let told = self.attributes_after(&caller.cred, entry.inode(), changed).await?;
         let attr = told.attr;
         Ok((entry.with_attributes(told), attr))

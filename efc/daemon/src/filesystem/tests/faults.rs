@@ -10,6 +10,7 @@ use efc_tasks::spawn_local;
 
 use super::common::{self, pause};
 use super::kernel::{Done, File, Kernel, Task, settings};
+use super::with_seeds;
 
 const TTL: Duration = Duration::from_secs(1);
 const RW: i32 = libc::O_RDWR | libc::O_CREAT;
@@ -145,6 +146,94 @@ fn a_write_of_a_killed_caller_of_a_killed_daemon_is_known_to_the_server_again() 
         kernel.close(living, file).await.unwrap();
         kernel.settled().await;
     });
+}
+
+#[test]
+fn a_commit_that_overtakes_a_write_which_is_asked_for_again_does_not_count_for_it() {
+    with_seeds(60, |seed| {
+        let (simulation, nas, kernel) = world(seed);
+        let (dying, living) = (Task::root(), Task::root());
+        simulation.run(async {
+            let file = kernel.open(living, "file", RW).await.unwrap();
+            let hold = nas.hold(Procedure::Write);
+            let (writer, closer) = (kernel.clone(), kernel.clone());
+            let killed = spawn_local(async move { writer.write(dying, file, 0, b"AAAA").await });
+            pause().await;
+            kernel.kill(dying);
+            assert_eq!(killed.await, Err(libc::EINTR), "whoever is killed does not wait for the NAS");
+            kernel.kill_daemon();
+            nas.network().set_delay(Duration::from_millis(20));
+            let closed = spawn_local(async move { closer.close(living, file).await });
+            common::pass(Duration::from_millis(10)).await;
+            drop(hold);
+            closed.await.unwrap();
+            kernel.settled().await;
+            common::pass(TTL).await;
+            assert_eq!(nas.durable("file").unwrap(), nas.content("file").unwrap());
+        });
+        kernel.assert_nothing_leaked();
+        1
+    });
+}
+
+#[test]
+fn what_is_lost_is_not_read_any_more_from_the_kernels_pages() {
+    let (simulation, nas, kernel) = world(14);
+    let task = Task::root();
+    nas.write_outside("file", 0, b"as it was");
+    simulation.run(async {
+        let file = kernel.open(task, "file", RW).await.unwrap();
+        kernel.write(task, file, 0, b"newer and longer").await.unwrap();
+        assert_eq!(kernel.read(task, file, 0, 100).await.unwrap(), b"newer and longer");
+        nas.crash_hard();
+        nas.fault(Fault::Status(Procedure::Write, Status::NoSpc), 1);
+        assert_eq!(kernel.fsync(task, file).await, Err(libc::ENOSPC));
+        pause().await;
+        assert_eq!(kernel.read(task, file, 0, 100).await.unwrap(), b"as it was");
+        kernel.close(task, file).await.unwrap();
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
+fn a_truncation_of_a_killed_daemon_is_not_done_again_over_what_others_have_written_since() {
+    let (simulation, nas, kernel) = world(12);
+    nas.write_outside("file", 0, b"former");
+    simulation.run(async {
+        nas.network().set_delay(Duration::from_millis(20));
+        let truncating = kernel.clone();
+        let change = SetAttr { size: Some(0), ..SetAttr::default() };
+        let truncated = spawn_local(async move { truncating.setattr(Task::root(), "file", change).await.map(drop) });
+        while nas.executed(Procedure::Setattr) == 0 {
+            efc_tasks::time::sleep(Duration::from_micros(10)).await;
+        }
+        nas.write_outside("file", 0, b"of another node");
+        kernel.kill_daemon();
+        truncated.await.unwrap();
+        assert_eq!((nas.executed(Procedure::Setattr), nas.content("file").unwrap()), (1, b"of another node".to_vec()));
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
+fn a_file_that_another_node_has_made_since_it_was_missed_is_truncated_by_an_open_that_says_so() {
+    let (simulation, nas, kernel) = world(13);
+    let task = Task::root();
+    simulation.run(async {
+        for (flags, expected) in [(RW | libc::O_TRUNC, &b"mine"[..]), (RW, b"mine of another node")] {
+            assert_eq!(kernel.stat(task, "file").await.err(), Some(libc::ENOENT));
+            nas.write_outside("file", 0, b"made of another node");
+            let file = kernel.open(task, "file", flags).await.unwrap();
+            kernel.write(task, file, 0, b"mine").await.unwrap();
+            kernel.close(task, file).await.unwrap();
+            assert_eq!(nas.content("file").unwrap(), expected);
+            kernel.unlink(task, "file").await.unwrap();
+        }
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_leaked();
 }
 
 #[test]

@@ -155,6 +155,30 @@ fn who_changes_it_right_after_the_last_close_is_not_told_that_it_is_busy() {
 }
 
 #[test]
+fn who_opens_it_for_the_next_daemon_does_not_keep_a_truncation_of_before_from_its_end() {
+    with_seeds(40, |seed| {
+        let (simulation, nas, kernel, _) = world(seed);
+        simulation.run(async {
+            let (task, other) = (Task::root(), Task::root());
+            kernel.stat(other, "file").await.unwrap();
+            nas.network().set_delay(Duration::from_millis(5));
+            let hold = nas.hold(Procedure::Setattr);
+            let truncating = kernel.clone();
+            let shorter = SetAttr { size: Some(SIZE as u64 - 1), ..SetAttr::default() };
+            let truncated = spawn_local(async move { truncating.setattr(task, "file", shorter).await.map(drop) });
+            pass(Duration::from_millis(50)).await;
+            kernel.kill_daemon();
+            let file = kernel.open(other, "file", READ).await.unwrap();
+            drop(hold);
+            truncated.await.unwrap();
+            close(&kernel, &[file]).await;
+        });
+        kernel.assert_nothing_left();
+        1
+    });
+}
+
+#[test]
 fn what_is_not_passed_through_is_read_as_ever() {
     let (simulation, nas, kernel, registry) = world(3);
     simulation.run(async {
