@@ -365,7 +365,10 @@ impl<B: Backend> Inner<B> {
     ) -> Outcome {
         self.check_path(caller, parent).await?;
         let removals = self.inodes.removal_events();
-        let (entry, attr) = self.create_file(caller, parent, name, mode, flags).await?;
+        let (entry, attr) = match self.create_file(caller, parent, name, mode, flags).await? {
+            made if flags & libc::O_TRUNC as u32 != 0 => self.truncated(caller, made).await?,
+            made => made,
+        };
         if attr.kind != FileType::Regular {
             return Err(Errno(libc::EEXIST));
         }

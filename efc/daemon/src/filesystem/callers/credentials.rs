@@ -29,7 +29,7 @@ use crate::descriptors;
 /// How long a living thread's groups are believed.
 const GROUPS_TTL: Duration = Duration::from_millis(500);
 /// Most callers remembered, if there are descriptors enough.
-const CALLERS_MAX: usize = 256;
+const CALLERS_MAX: usize = 1024;
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
 struct Thread {
@@ -90,7 +90,7 @@ impl Credentials {
         }
         callers.remove(&caller);
         if callers.len() >= self.callers_max {
-            callers.clear();
+            make_room(&mut callers, self.callers_max);
         }
         let looked_up = look_up(caller.tid).or_else(|unknown| match unknown {
             Unknown::Caller => Err(unknown),
@@ -110,6 +110,14 @@ impl Credentials {
         let groups = known.groups.clone();
         callers.insert(caller, known);
         Ok(groups)
+    }
+}
+
+/// Forgets callers, so that there are fewer than `callers_max`: those whose groups have to be read again in any case, or all.
+fn make_room(callers: &mut HashMap<Thread, KnownCaller>, callers_max: usize) {
+    callers.retain(|_, known| known.read_at.elapsed() < GROUPS_TTL);
+    if callers.len() >= callers_max {
+        callers.clear();
     }
 }
 
@@ -139,6 +147,24 @@ mod tests {
         for unknown in [0, u32::MAX >> 1] {
             assert!(credentials.of(unknown, 1, 2).expect("nobody's").groups.is_empty());
         }
+    }
+
+    #[test]
+    fn those_whose_groups_are_old_make_room_for_others() {
+        let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        let known = |age| KnownCaller {
+            read_at: Instant::now().checked_sub(age).expect("up for so long"),
+            ..look_up(own).ok().expect("alive")
+        };
+        let mut callers = HashMap::default();
+        for tid in 0..10 {
+            let age = if tid < 4 { GROUPS_TTL } else { Duration::ZERO };
+            callers.insert(Thread { tid, uid: 0, gid: 0 }, known(age));
+        }
+        make_room(&mut callers, 10);
+        assert!(callers.len() == 6 && callers.keys().all(|thread| thread.tid >= 4));
+        make_room(&mut callers, 6);
+        assert!(callers.is_empty(), "all are young: there is no room otherwise");
     }
 
     #[test]

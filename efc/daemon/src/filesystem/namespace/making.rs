@@ -210,8 +210,34 @@ impl<B: Backend> Inner<B> {
         mode: u32,
     ) -> Result<(Counted<'a, B>, Attr), Errno> {
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
+        self.change_made(caller, entry, &change).await
+    }
+
+    /// A file that an open has truncated as it was made. Another node may have given that name to a file of which this
+    /// one holds data back: that was written before, so it must not come after the truncation.
+    pub(in super::super) async fn truncated<'a>(
+        self: &'a Arc<Self>,
+        caller: &Caller,
+        (entry, attr): (Counted<'a, B>, Attr),
+    ) -> Result<(Counted<'a, B>, Attr), Errno> {
+        let inode = entry.inode().clone();
+        if !self.has_uncommitted(&inode) {
+            return Ok((entry, attr));
+        }
+        self.commit(&inode).await;
+        inode.writes().pending().forget_end();
+        self.change_made(caller, entry, &SetAttr { size: Some(0), ..SetAttr::default() }).await
+    }
+
+    /// Changes attributes of what was just made.
+    async fn change_made<'a>(
+        &'a self,
+        caller: &Caller,
+        entry: Counted<'a, B>,
+        change: &SetAttr,
+    ) -> Result<(Counted<'a, B>, Attr), Errno> {
         let call = Call::of(&caller.cred).patient();
-        let changed = self.change_attributes(call, entry.inode(), &change).await?;
+        let changed = self.change_attributes(call, entry.inode(), change).await?;
         let told = self.attributes_after(&caller.cred, entry.inode(), changed).await?;
         let attr = told.attr;
         Ok((entry.with_attributes(told), attr))

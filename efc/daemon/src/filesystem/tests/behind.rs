@@ -46,6 +46,25 @@ fn story(seed: u64, act: impl AsyncFnOnce(&Nas, &Kernel, Task, File)) {
 }
 
 #[test]
+fn what_is_held_back_of_a_file_does_not_come_after_an_open_that_truncates_it_by_a_name_of_another_nodes() {
+    let (simulation, nas, kernel) = world(31);
+    let task = Task::root();
+    simulation.run(async {
+        let file = kernel.open(task, "file", RW).await.unwrap();
+        assert_eq!(kernel.stat(task, "other").await.err(), Some(libc::ENOENT));
+        write(&kernel, task, file, 0, b"held back, and long").await;
+        assert!(nas.rename_outside("file", "other"));
+        let other = kernel.open(task, "other", RW | libc::O_TRUNC).await.unwrap();
+        write(&kernel, task, other, 0, b"new").await;
+        kernel.close(task, other).await.unwrap();
+        kernel.close(task, file).await.unwrap();
+        assert_eq!(nas.content("other").unwrap(), b"new");
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
 fn a_write_is_answered_before_the_server_has_it_and_sent_when_it_is_old() {
     story(1, async |nas, kernel, task, file| {
         write(kernel, task, file, 0, b"hello").await;
