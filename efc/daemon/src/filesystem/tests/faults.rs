@@ -228,6 +228,7 @@ fn a_file_that_another_node_has_made_since_it_was_missed_is_truncated_by_an_open
             let file = kernel.open(task, "file", flags).await.unwrap();
             kernel.write(task, file, 0, b"mine").await.unwrap();
             kernel.close(task, file).await.unwrap();
+            kernel.released().await;
             assert_eq!(nas.content("file").unwrap(), expected);
             kernel.unlink(task, "file").await.unwrap();
         }
