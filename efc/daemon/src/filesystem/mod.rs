@@ -450,6 +450,11 @@ impl<B: Backend> Inner<B> {
             }
             _ => None,
         };
+        // A truncation that a predecessor has sent counts before opens that come after it: until here it has waited for nothing.
+        let _truncating = match &request.operation {
+            Operation::Setattr(change) if change.size.is_some() => self.modes.write_at_once(request.node).ok(),
+            _ => None,
+        };
         let Some(objects) = Objects::of(&request) else {
             return self.dispatch(request, progress, is_second_walk).await;
         };

@@ -218,6 +218,14 @@ impl Modes {
     /// ETXTBSY.
     pub async fn begin_writing(&self, node: u64) -> Result<Writing<'_>, Errno> {
         self.closed(node).await;
+        self.write_at_once(node)
+    }
+
+    /// The same without waiting for closes that may be on their way.
+    ///
+    /// # Errors
+    /// ETXTBSY.
+    pub fn write_at_once(&self, node: u64) -> Result<Writing<'_>, Errno> {
         self.enter(node, Want::Write, None)?;
         Ok(Writing { modes: self, node })
     }

@@ -108,9 +108,8 @@ impl<B: Backend> Inner<B> {
         if change.fh.is_none() {
             self.check_path_or_open(caller, node).await?;
         }
-        // A predecessor's truncation counts before any open that comes after it: until here it has waited for nothing.
-        let writing = if change.size.is_some() { Some(self.modes.begin_writing(node).await?) } else { None };
         self.sent(&inode).await;
+        let writing = if change.size.is_some() { Some(self.modes.begin_writing(node).await?) } else { None };
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
             self.commit(&inode).await;
