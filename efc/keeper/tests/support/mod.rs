@@ -121,8 +121,13 @@ impl Ground {
         kill_process(Pid::from_child(&self.keeper), signal).unwrap();
     }
 
-    /// Another keeper in the same place; the former one.
-    pub fn restart_keeper(&mut self) -> Child {
+    /// Starts another keeper in the place of one that has ended.
+    pub fn restart_keeper(&mut self) {
+        self.keeper = start_keeper(&self.base, &self.arguments, None);
+    }
+
+    /// The same beside one that runs, which is the caller's now.
+    pub fn replace_keeper(&mut self) -> Child {
         std::mem::replace(&mut self.keeper, start_keeper(&self.base, &self.arguments, None))
     }
 }
