@@ -280,14 +280,15 @@ class _Warmup:
             elif not self._has_caches:
                 return
             else:
-                # A keeper that does not answer has not counted; daemons are asked without it.
-                passes.append(Pass(bytes_missing=counted.missing_bytes(figures) if counted else covered))
+                passes.append(Pass(bytes_missing=self._missing_at_first(figures, counted)))
             self._outcome.missing_bytes.append(passes[-1].bytes_missing)
-            if self._is_in_vain(plan, figures, counted):
+            is_last = number == self._parsed.passes
+            # Of workers that are not asked by readers, as they are late, the next pass finds out what they take.
+            if (plan.levels or is_last) and self._is_in_vain(plan, figures, counted):
                 if not plan.levels:
                     self._outcome.bytes_uncached = max(0, figures.bytes_read - figures.bytes_changed)
                 return
-            if number == self._parsed.passes or not is_another_worth_it(passes) or not self._has_room(covered):
+            if is_last or not is_another_worth_it(passes) or not self._has_room(covered):
                 return
             plan, note = self._asking(plan, covered), None
             if not plan.levels:
@@ -307,6 +308,15 @@ class _Warmup:
             waits_for_rest=False,
             budget_bytes=covered if plan.budget_bytes else 0,
         )
+
+    def _missing_at_first(self, figures: Figures, counted: Counts | None) -> int:
+        """What a level may not have after a pass that reads: all, unless the only one has given all of it.
+
+        Of several levels the first that has a block gives it. A keeper that does not answer has not counted.
+        """
+        covered = figures.bytes_read + figures.bytes_noted
+        has_several = any(len(levels) > 1 for levels in self._levels(covered).values())
+        return covered if counted is None or has_several else counted.missing_bytes(figures)
 
     def _levels(self, count: int) -> dict[int, list[Level]]:
         """By the device of each mount: the levels that can have so many bytes."""

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 
 from csi.warming.resting import REST_SECONDS
+from tests.support.delay import delayed
 from tests.support.environment import clean_environment
 from tests.support.mounts import small_disk
 from tests.support.nas import Export, Nas
@@ -86,6 +87,8 @@ DATASETS: dict[str, Callable[[Path], object]] = {
     "test_workers_that_do_not_answer_are_a_failure": make_files(3, MIB),
     "test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled": make_files(1, 40 * MIB),
     "test_a_store_that_takes_nothing_in_is_a_failure": make_files(3, MIB),
+    "test_workers_that_are_later_than_the_nas_are_filled_all_the_same": make_files(8, MIB),
+    "test_each_level_is_filled_whichever_has_the_data": make_files(8, MIB),
 }
 
 
@@ -102,6 +105,13 @@ class World:
         node = self._stack.enter_context(Node.mounted(self.nas.url_of(str(below)), options=[*self._options, *options]))
         node.await_workers(1)
         return node
+
+    def far_node(self, *, round_trip_us: int) -> Node:
+        """One more node, on whose way to the worker there is this much."""
+        port = self._stack.enter_context(delayed(self.first_worker.port, round_trip_us=round_trip_us))
+        below = self.folder.relative_to(self.nas.export_folder().parent)
+        options = [f"workers={self.first_worker.address}:{port}", self._options[1]]
+        return self._stack.enter_context(Node.mounted(self.nas.url_of(str(below)), options=options))
 
     def with_store(self, *options: str) -> Node:
         """One more node, with a store of its own besides."""
@@ -472,3 +482,22 @@ def test_a_store_that_takes_nothing_in_is_a_failure(world: World, tmp_path: Path
         wait_until(takes_all, what="the store to take all", limit_s=_LIMIT_S)
         store = node.keeper.status(node.mount)["store"]
         assert store["held_bytes"] >= 3 * MIB
+
+
+@pytest.mark.timeout(400)
+def test_workers_that_are_later_than_the_nas_are_filled_all_the_same(world: World) -> None:
+    """As they are on a busy machine: no reader waits for them, so no reading would ever show what they have."""
+    node = world.far_node(round_trip_us=600_000)
+    done = warmup(node, str(node.mount))
+    assert (done["bytes"], done["missing_bytes"][-1], done["bytes_uncached"]) == (8 * MIB, 0, 0)
+    assert len(world.first_worker.everything()) == 8
+
+
+@pytest.mark.timeout(400)
+def test_each_level_is_filled_whichever_has_the_data(world: World) -> None:
+    node = world.with_store()
+    warmup(node, str(node.mount), "--to=local")
+    assert world.first_worker.everything() == []
+    done = warmup(node, str(node.mount))
+    assert (done["missing_bytes"][-1], done["bytes_uncached"], done["levels"]["nas"]) == (0, 0, 0), "the store gave it"
+    assert len(world.first_worker.everything()) == 8
