@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +32,7 @@ from tests.support.delay import delayed
 from tests.support.keeper import Keeper
 from tests.support.mounts import small_disk
 from tests.support.nas import Export, Nas
-from tests.support.processes import cpu_s
+from tests.support.processes import awake_processors, cpu_s
 
 MIB = 1 << 20
 UNCACHED = "mount, no store"
@@ -174,8 +175,9 @@ class Bench:
         judge(case, {SEALED: 0.7}, calls_max=50)
         return case
 
-    def small(self) -> Case:
-        """10,000 files of 4 KiB, 1 ms from the NAS, in `bounded`."""
+    def small(self, *, is_awake: bool = False) -> Case:
+        """10,000 files of 4 KiB, 1 ms from the NAS, in `bounded`, with processors that sleep at each open, or not."""
+        name = "10,000 files of 4 KiB, second pass, bounded, 1 ms"
         with ExitStack() as stack:
             port = stack.enter_context(delayed(self.nas.port, round_trip_us=ROUND_TRIP_US))
             url = self.nas.url_of(self.nas.exports[0].name, port=port)
@@ -186,7 +188,10 @@ class Bench:
                 NATIVE: lambda: run_native(self.programs, "small", self.native / "small")
             }
             runs |= {name: _reading(reader, "small", "small") for name, reader in readers.items()}
-            case = self._run("10,000 files of 4 KiB, second pass, bounded, 1 ms", "files_per_s", runs)
+            if is_awake:
+                name += ", processors awake"
+                stack.enter_context(awake_processors())
+            case = self._run(name, "files_per_s", runs)
         judge(case, {ON_DISK: 0.2, SMALL_FILES: 0.6}, calls_max=500)
         return case
 
@@ -248,7 +253,10 @@ def judge(case: Case, least: dict[str, float], *, calls_max: int) -> None:
             case.gates.append(Gate(text=f"{contender}: calls", value=calls, limit=calls_max, at_most=True))
 
 
-CASES: dict[str, Callable[[Bench], Case]] = {"large": Bench.large, "at random": Bench.at_random, "small": Bench.small}
+CASES: dict[str, Callable[[Bench], Case]] = {
+    "large": Bench.large, "at random": Bench.at_random, "small": Bench.small,
+    "small, awake": partial(Bench.small, is_awake=True),
+}  # fmt: skip
 
 
 def measure(*, size_mib: int, rounds: int, only: str, console: Console) -> list[Case]:
