@@ -117,10 +117,12 @@ fn a_stale_socket_is_replaced() {
 fn a_keeper_whose_directory_was_removed_leaves_the_next_one_its_socket() {
     let mut ground = Ground::new();
     fs::remove_dir_all(ground.base.join("run")).unwrap();
-    let mut former = ground.restart_keeper();
-    kill(former.id() as i32, Signal::TERM);
-    wait_until("the former keeper's end", || former.try_wait().unwrap().is_some_and(|status| status.success()));
-    assert_eq!(ground.client().status().keeper_pid, ground.keeper.id() as i32);
+    let mut next = ground.start_next();
+    ground.signal(Signal::TERM);
+    assert!(ground.wait_for_end().success());
+    assert_eq!(ground.client().status().keeper_pid, next.id() as i32);
+    next.kill().unwrap();
+    next.wait().unwrap();
 }
 
 #[test]

@@ -121,9 +121,14 @@ impl Ground {
         kill_process(Pid::from_child(&self.keeper), signal).unwrap();
     }
 
-    /// Another keeper in the same place; the former one.
-    pub fn restart_keeper(&mut self) -> Child {
-        std::mem::replace(&mut self.keeper, start_keeper(&self.base, &self.arguments, None))
+    /// A second keeper beside the first, for whoever calls this to end.
+    pub fn start_next(&self) -> Child {
+        start_keeper(&self.base, &self.arguments, None)
+    }
+
+    /// Another keeper in the same place.
+    pub fn restart_keeper(&mut self) {
+        self.keeper = start_keeper(&self.base, &self.arguments, None);
     }
 }
 
