@@ -47,6 +47,8 @@ _KERNEL_FEATURES = (
     ((6, 15), "pods with user namespaces cannot use volumes (option idmap)", "warn"),
     ((6, 16), "all cached names cannot be dropped at once (FUSE_NOTIFY_INC_EPOCH)", "warn"),
 )
+#: Of the kernel, as efcd needs them.
+_PAGE_BYTES = 4096
 _LOCKED_BYTES_MIN = 8 << 20
 #: A little more than the 5 s after which a daemon says that the NAS does not answer.
 _UNRESPONSIVE_SECONDS = 6.0
@@ -166,9 +168,13 @@ def check_fuse_device() -> Iterator[Finding]:
         yield Finding(check="fuse", level="ok", message="/dev/fuse can be opened")
 
 
-def check_kernel(release: str | None = None) -> Iterator[Finding]:
-    """What this kernel's FUSE lacks, and what that costs."""
+def check_kernel(release: str | None = None, page_bytes: int | None = None) -> Iterator[Finding]:
+    """What this kernel's FUSE lacks, and what that costs; and whether its pages are those that daemons need."""
     release = platform.release() if release is None else release
+    page_bytes = page_bytes or os.sysconf("SC_PAGE_SIZE")
+    if page_bytes != _PAGE_BYTES:
+        message = f"Linux {release} has pages of {page_bytes} bytes; no daemon starts"
+        yield Finding(check="kernel", level="fail", message=message, mend=f"a kernel with pages of {_PAGE_BYTES} bytes")
     match = re.match(r"(\d+)\.(\d+)", release)
     version = (int(match[1]), int(match[2])) if match else (0, 0)
     lacking = False

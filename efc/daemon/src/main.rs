@@ -93,9 +93,11 @@ fn serve(control: Control) -> io::Result<()> {
     descriptors::raise_limit();
     let parts = configuration::parts(&config, held.memory_max_bytes);
     let buffers = Budget::new(parts.buffers);
-    let refused = |error: &io::Error| {
-        control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
+    let fail = |code: Code, error: &io::Error| {
+        control.send_failed(Error { code: code.into(), message: error.to_string() });
     };
+    let refused = |error: &io::Error| fail(Code::InvalidArgument, error);
+    memory::check_page_size(rustix::param::page_size()).inspect_err(|error| fail(Code::FailedPrecondition, error))?;
     let session_config = session_config(&config, &parts, &buffers).inspect_err(refused)?;
     let unopened = small_files(&config).inspect_err(refused)?;
     let id_maps = use_privileges(&control, &held, config.idmap && unopened.is_none())?;

@@ -5,6 +5,8 @@
 //! The parts add up to at most 30/32 of the limit; the rest is for the program and for what is limited by number.
 //! Buffers are counted one by one ([`efc_buffer::Budget`]).
 
+use std::io;
+
 use efc_buffer::{BudgetLimits, LARGE, SMALL};
 
 /// What a node takes: its record, its place in the index with room to grow, and the version of its pages.
@@ -24,6 +26,21 @@ const AHEAD_BYTES_MAX: u64 = 128 << 20;
 
 /// The index of the local store, without a limit of memory, in bytes: a million small files.
 const STORE_INDEX_BYTES_MAX: u64 = 64 << 20;
+
+/// Pages of the kernel, in bytes: what FUSE counts requests in, where files end in the page cache, and where the saved state is mapped.
+const PAGE_BYTES: usize = 4096;
+
+/// Refuses a kernel with other pages, such as those of 64 KiB that some kernels for aarch64 have.
+///
+/// # Errors
+/// `Unsupported`.
+pub fn check_page_size(bytes: usize) -> io::Result<()> {
+    if bytes == PAGE_BYTES {
+        return Ok(());
+    }
+    let message = format!("this kernel has pages of {bytes} bytes, and only pages of {PAGE_BYTES} are supported");
+    Err(io::Error::new(io::ErrorKind::Unsupported, message))
+}
 
 /// Gives the system what the allocator holds and nobody uses, page by page.
 pub fn trim() {
@@ -94,6 +111,12 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_pages_are_refused() {
+        assert!(check_page_size(rustix::param::page_size()).is_ok());
+        assert_eq!(check_page_size(64 << 10).map_err(|error| error.kind()), Err(io::ErrorKind::Unsupported));
+    }
 
     #[test]
     fn the_parts_fit_the_limit() {

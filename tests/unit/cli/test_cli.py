@@ -290,6 +290,13 @@ def test_doctor_knows_kernels(release: str, levels: list[str]) -> None:
     assert [finding.level for finding in check_kernel(release)] == levels
 
 
+def test_doctor_knows_pages_that_daemons_refuse() -> None:
+    found = list(check_kernel("6.18.1", page_bytes=65_536))
+    assert [finding.level for finding in found] == ["fail", "ok"]
+    assert "65536 bytes" in found[0].message
+    assert "4096 bytes" in found[0].mend
+
+
 def test_doctor_on_the_run_directory(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert [finding.level for finding in check_run_dir(str(run_dir))] == ["ok"]

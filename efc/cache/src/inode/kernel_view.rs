@@ -9,7 +9,7 @@ use efc_backend::{Attr, FileType, Seen, Tick};
 use crate::inode::{Facts, Inode};
 use crate::version::Version;
 
-/// Where the kernel's pages end. Larger pages than that end here too.
+/// Where the kernel's pages end: the daemon refuses kernels with others. A large folio does not reach behind the page in which a file ends.
 const PAGE: u64 = 4096;
 
 /// What the kernel believes of a file's size.
