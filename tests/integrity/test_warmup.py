@@ -354,7 +354,9 @@ def test_two_of_the_same_are_not_run_at_once(world: World) -> None:
         wait_until(lambda: (node.keeper.run_dir / "warmup").exists(), what="its note", limit_s=_LIMIT_S)
         with start(node, str(node.mount)) as other:
             _, err = other.communicate(timeout=_LIMIT_S)
-        assert (other.returncode, err) == (2, "efc: another warm-up of the same paths is in progress\n")
+        # On a busy machine a line before says that workers are late.
+        said = "efc: another warm-up of the same paths is in progress"
+        assert (other.returncode, err.splitlines()[-1]) == (2, said)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
     assert process.returncode == 130
