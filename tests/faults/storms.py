@@ -16,6 +16,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +88,8 @@ def kill(*names: str, daemons: bool = False) -> Strike:
         for name in names:
             driver.kill(name)
         for pid in found:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # one that was just being started ends with its keeper
+                os.kill(pid, signal.SIGKILL)
         for name in names:
             driver.start(name)
 

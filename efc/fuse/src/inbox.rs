@@ -30,16 +30,14 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Payload<T> {
     }
 }
 
-/// Why a request is not kept.
-pub enum NotKept {
-    /// Another daemon has taken it.
-    Superseded,
-    /// There is no memory for its payload.
-    NoMemory,
-}
+/// There is no memory for a request's payload.
+pub struct NoMemory;
 
-fn superseded() {
-    log::error!("another daemon has taken this session over");
+/// Ends this process, whose place to read to another daemon has taken: that one has what was read, and the session. To end this
+/// thread alone would look as if the session had ended.
+fn superseded() -> ! {
+    log::error!("another daemon has taken what this one was reading");
+    std::process::exit(1);
 }
 
 impl Inbox {
@@ -61,42 +59,33 @@ impl Inbox {
         }
     }
 
-    /// Forgets what was read; `false` if another daemon has taken it.
-    pub fn again(&mut self) -> bool {
-        match self {
-            Inbox::Buffer(_) => true,
-            Inbox::Saved(_, inbox) => {
-                let Some(read) = inbox.take() else { return true };
-                *inbox = read.again();
-                if inbox.is_none() {
-                    superseded();
-                }
-                inbox.is_some()
-            }
+    /// Forgets what was read. Ends this process if another daemon has taken it.
+    pub fn again(&mut self) {
+        if let Inbox::Saved(_, inbox) = self
+            && let Some(read) = inbox.take()
+        {
+            *inbox = Some(read.again().unwrap_or_else(|| superseded()));
         }
     }
 
     /// Keeps a request of this length until it is answered: its payload, and its slot in the saved state if it has one. Memory
-    /// of this process takes `room`.
+    /// of this process takes `room`. Ends this process if another daemon has taken the request.
     pub fn keep(
         &mut self,
         length: usize,
         payload: Range<usize>,
         room: impl FnOnce(usize) -> Option<Room>,
-    ) -> Result<(Bytes, Option<u32>), NotKept> {
+    ) -> Result<(Bytes, Option<u32>), NoMemory> {
         match self {
             Inbox::Buffer(buffer) => {
-                let data = take_payload(buffer, payload, room).ok_or(NotKept::NoMemory)?;
+                let data = take_payload(buffer, payload, room).ok_or(NoMemory)?;
                 Ok((data, None))
             }
             Inbox::Saved(_, inbox) => {
-                let read = inbox.take().ok_or(NotKept::Superseded)?;
+                let read = inbox.take().expect("it was read into");
                 let small = (payload.len() < HAND_OVER_MIN)
                     .then(|| Bytes::copy_from_slice(&read.message(length)[payload.clone()]));
-                let Some((kept, rest)) = read.keep(length) else {
-                    superseded();
-                    return Err(NotKept::Superseded);
-                };
+                let (kept, rest) = read.keep(length).unwrap_or_else(|| superseded());
                 *inbox = rest;
                 Ok((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.slot)))
             }

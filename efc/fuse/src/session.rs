@@ -31,7 +31,7 @@ use rustix::io::Errno as SystemErrno;
 use crate::abi;
 use crate::config::SessionConfig;
 use crate::filesystem::Filesystem;
-use crate::inbox::{Inbox, NotKept, payload_of};
+use crate::inbox::{Inbox, NoMemory, payload_of};
 use crate::negotiation::{self, Negotiated};
 use crate::notify::{self, Notifier};
 use crate::reply::{Channel, Coming, NO_DATA};
@@ -319,11 +319,7 @@ impl Shared {
                     }
                 }
                 // NOENT: the request was interrupted before we got it.
-                Err(SystemErrno::INTR | SystemErrno::AGAIN | SystemErrno::NOENT) => {
-                    if !inbox.again() {
-                        return Ok(());
-                    }
-                }
+                Err(SystemErrno::INTR | SystemErrno::AGAIN | SystemErrno::NOENT) => inbox.again(),
                 Err(SystemErrno::NODEV | SystemErrno::CONNABORTED) => return Ok(()),
                 Err(errno) => return Err(errno.into()),
             }
@@ -335,7 +331,8 @@ impl Shared {
         let message = &inbox.room()[..length];
         match wire::decode(message) {
             Ok(Message::Request { request, payload }) => {
-                return Ok(self.take_request(request, payload, inbox, length, filesystem));
+                self.take_request(request, payload, inbox, length, filesystem);
+                return Ok(true);
             }
             Ok(Message::ForgetOne { node, lookups }) => filesystem.forget(node, lookups),
             Ok(Message::Forget { list }) => {
@@ -353,7 +350,8 @@ impl Shared {
             }
             Err(malformed) => self.refuse(&malformed),
         }
-        Ok(inbox.again())
+        inbox.again();
+        Ok(true)
     }
 
     fn take_request(
@@ -363,12 +361,11 @@ impl Shared {
         inbox: &mut Inbox,
         length: usize,
         filesystem: &dyn Filesystem,
-    ) -> bool {
+    ) {
         let room = |size| self.shortage.room(&self.config.budget, size);
         let (data, slot) = match inbox.keep(length, payload, room) {
             Ok(kept) => kept,
-            Err(NotKept::Superseded) => return false,
-            Err(NotKept::NoMemory) => {
+            Err(NoMemory) => {
                 log::error!("a write fails with ENOMEM: there is no memory for what applications write at once");
                 self.channel.write(request.unique, -libc::ENOMEM, &mut Inline::new(), NO_DATA);
                 return inbox.again();
@@ -378,7 +375,6 @@ impl Shared {
             *place = data;
         }
         self.dispatch(request, slot, filesystem);
-        true
     }
 
     fn refuse(&self, malformed: &Malformed) {

@@ -9,6 +9,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use efc_proto::NamedSocket;
 use rustix::fs::{FlockOperation, flock};
@@ -17,6 +19,11 @@ use rustix::process::getuid;
 
 /// Connections that may wait to be accepted.
 pub const BACKLOG: i32 = 128;
+
+/// How long to wait for the lock of a keeper that has just been killed: a child that it was starting has the lock, too, until it
+/// has become another program.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// Components of the path of `/` and of directories such as `/run`, which all programs of the machine need.
 const COMPONENTS_OF_SYSTEM: usize = 2;
@@ -57,7 +64,7 @@ impl RunDir {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut lock = options.open(run_dir.join("keeper.lock"))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !is_locked_in_time(&lock) {
             let mut pid = String::new();
             lock.read_to_string(&mut pid)?;
             let message = format!("a keeper (pid {}) serves {} already", pid.trim(), run_dir.display());
@@ -82,6 +89,18 @@ impl RunDir {
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }
+}
+
+/// Locks it, or gives up after [`LOCK_WAIT_MAX`].
+fn is_locked_in_time(lock: &File) -> bool {
+    let deadline = Instant::now() + LOCK_WAIT_MAX;
+    while flock(lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(LOCK_POLL);
+    }
+    true
 }
 
 fn write_pid(lock: &mut File) -> io::Result<()> {
@@ -115,6 +134,20 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_that_a_child_of_a_killed_keeper_still_has_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let former = RunDir::take(directory.path()).unwrap();
+        let child = former._lock.try_clone().unwrap(); // as fork(2) does it
+        drop(former);
+        let ends = thread::spawn(move || {
+            thread::sleep(LOCK_WAIT_MAX / 5);
+            drop(child);
+        });
+        assert!(RunDir::take(directory.path()).is_ok());
+        ends.join().unwrap();
+    }
 
     #[test]
     fn a_place_has_one_keeper_and_a_stale_socket_is_replaced() {

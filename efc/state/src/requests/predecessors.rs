@@ -18,13 +18,16 @@ pub struct Predecessors {
     seen: HashMap<u32, (u64, Instant)>,
     /// Uniques that were taken over.
     taken: HashSet<u64>,
+    /// Slots that were made ours. They go through our own hands since, and look free at moments while they do.
+    seized: HashSet<u32>,
     is_settled: bool,
 }
 
 impl Predecessors {
     /// Those that used all slots and areas that were ever used.
     pub fn new(slots: &Slots) -> Predecessors {
-        Predecessors { used: slots.used(), seen: HashMap::new(), taken: HashSet::new(), is_settled: false }
+        let (seen, taken, seized) = Default::default();
+        Predecessors { used: slots.used(), seen, taken, seized, is_settled: false }
     }
 
     /// Nothing is left to be found.
@@ -39,6 +42,11 @@ impl Predecessors {
         }
         // Asked first: what ends later is looked at once more.
         let is_alone = !slots.mapping.is_used_by_others();
+        self.take_over_from(slots, is_alone)
+    }
+
+    /// The same; `is_alone`: they have all ended.
+    pub(super) fn take_over_from(&mut self, slots: &Arc<Slots>, is_alone: bool) -> Vec<KeptRequest> {
         let mut found = Vec::new();
         // The copies first: an armed area may hold the message of one still, and only the copy can have an answer.
         for state in [HELD, ARMED] {
@@ -48,8 +56,8 @@ impl Predecessors {
         }
         if is_alone {
             self.is_settled = true;
-            (self.seen, self.taken) = Default::default();
-            slots.reuse(self.used);
+            slots.reuse(self.used, &self.seized);
+            (self.seen, self.taken, self.seized) = Default::default();
         }
         found
     }
@@ -64,6 +72,7 @@ impl Predecessors {
         if !slots.seize(slot, &found) {
             return None;
         }
+        self.seized.insert(slot);
         let kept = message(slots, slot, &found, area, first_word);
         match kept {
             Some(kept) if unique_of(&kept).is_some_and(|unique| self.taken.insert(unique)) => Some(kept),

@@ -367,15 +367,15 @@ impl Slots {
         is_whole.then_some(copy)
     }
 
-    /// Makes available what predecessors used, of so many slots and areas. They are gone.
-    pub fn reuse(&self, (slots, areas): (u32, u32)) {
+    /// Makes available what predecessors used, of so many slots and areas. They are gone. Slots that were `seized` are
+    /// ours already, whatever their words say at this moment.
+    pub fn reuse(&self, (slots, areas): (u32, u32), seized: &HashSet<u32>) {
         let mut used = HashSet::new();
         let mut free = self.free();
-        let known: HashSet<u32> = free.slots.iter().copied().collect();
         for slot in 0..slots {
             let words = self.words(slot);
             match words[CONTROL].load(Ordering::Acquire) {
-                0 if !known.contains(&slot) => free.slots.push(slot),
+                0 if !seized.contains(&slot) => free.slots.push(slot),
                 0 => {}
                 _ => used.extend(area_number(words[PLACE].load(Ordering::Relaxed), areas)),
             }

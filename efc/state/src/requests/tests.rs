@@ -238,6 +238,22 @@ fn one_who_is_superseded_changes_nothing_any_more() {
 }
 
 #[test]
+fn a_slot_that_was_a_predecessors_is_nobody_elses_on_its_way_to_be_used() {
+    let memfd = memfd();
+    let kept = keep(&open(&memfd, &plan()), &message(2, 100));
+    let second = open(&memfd, &plan());
+    let mut predecessors = second.predecessors.lock().unwrap();
+    let found = predecessors.take_over_from(&second.slots, false);
+    assert_eq!(found.iter().map(|found| found.slot).collect::<Vec<_>>(), [kept.slot], "while it is still ending");
+    second.end(kept.slot);
+    let (slot, _area) = second.slots.take();
+    assert_eq!(slot, kept.slot, "a thread is about to arm it");
+    predecessors.take_over_from(&second.slots, true);
+    let others: Vec<u32> = std::iter::from_fn(|| second.slots.copy(&message(4, 100))).collect();
+    assert!(others.len() > 5 && !others.contains(&slot), "{others:?}");
+}
+
+#[test]
 fn areas_that_are_not_needed_give_their_memory_back() {
     let memfd = memfd();
     let requests = open(&memfd, &planned(&[(REQUESTS, 64), (AREAS, 32)]));
