@@ -334,8 +334,8 @@ fn only_a_network_namespace_is_taken() {
     let file = |path: &str| File::open(Path::new(path)).unwrap();
     let (mounts, null) = (file("/proc/self/ns/mnt"), file("/dev/null"));
     let offers: [(&[BorrowedFd<'_>], &str); 4] = [
-        (&[mounts.as_fd()], "no network namespace"),
-        (&[null.as_fd()], "no network namespace"),
+        (&[mounts.as_fd()], "not a network namespace"),
+        (&[null.as_fd()], "not a network namespace"),
         (&[], "one descriptor"),
         (&[mounts.as_fd(), null.as_fd()], "one descriptor"),
     ];

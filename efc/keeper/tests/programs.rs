@@ -184,7 +184,7 @@ fn sources_at_the_root_and_below_it_are_two_kinds_of_mount() {
     let several = DaemonConfig { source: None, sources: vec![mounted], ..config("nas") };
     let error = client.upgrade_with(&ground.target(), Some(several)).unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
-    assert!(error.message.contains("one source at its root, or several below it"), "{}", error.message);
+    assert!(error.message.contains("one source at its root and several below it"), "{}", error.message);
     assert_eq!(client.only().pid, first.pid);
     client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
