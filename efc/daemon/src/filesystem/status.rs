@@ -111,9 +111,7 @@ impl<B: Backend> Inner<B> {
         self.sent(&inode).await;
         let writing = if change.size.is_some() { Some(self.modes.begin_writing(node).await?) } else { None };
         if change.size.is_some() {
-            // Data kept for a resend must not make a shortened file long again.
-            self.commit(&inode).await;
-            inode.writes().pending().forget_end();
+            self.commit_before_truncation(&inode).await;
         }
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();

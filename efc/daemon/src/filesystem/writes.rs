@@ -486,6 +486,12 @@ impl<B: Backend> Inner<B> {
         self.repair(inode, one, failure).await;
     }
 
+    /// The same before the file is truncated: what is kept for a resend must not make it long again, nor is its end known any more.
+    pub(super) async fn commit_before_truncation(self: &Arc<Self>, inode: &Arc<Inode>) {
+        self.commit(inode).await;
+        inode.writes().pending().forget_end();
+    }
+
     /// Sends everything again, in a task of its own: its writes are as little to be lost sight of as any. `failure` is what is lost
     /// already.
     async fn repair(

@@ -258,12 +258,12 @@ impl<'a> Mount<'a> {
 
     fn make_read_only(&self) {
         let flags = rustix::mount::MountFlags::RDONLY;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        // The last thread of a store that has been closed closes its files a moment later.
-        while let Err(error) = rustix::mount::mount_remount(self.0, flags, c"") {
-            assert!(error == Errno::BUSY && Instant::now() < deadline, "{error}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until("the files of the store that was closed are closed", || {
+            match rustix::mount::mount_remount(self.0, flags, c"") {
+                Err(Errno::BUSY) => false,
+                remounted => remounted.map(|()| true).expect("as root"),
+            }
+        });
     }
 }
 

@@ -224,8 +224,7 @@ impl<B: Backend> Inner<B> {
         if !self.has_uncommitted(&inode) {
             return Ok((entry, attr));
         }
-        self.commit(&inode).await;
-        inode.writes().pending().forget_end();
+        self.commit_before_truncation(&inode).await;
         self.change_made(caller, entry, &SetAttr { size: Some(0), ..SetAttr::default() }).await
     }
 
