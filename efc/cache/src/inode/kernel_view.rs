@@ -34,12 +34,12 @@ impl Sizes {
     }
 }
 
-/// Writes that have ended: the kernel takes no attributes any more that were asked for before.
+/// Answers and writes that have changed a file's size for the kernel: it takes no attributes any more that it asked for before.
 #[derive(Clone, Copy, Default)]
-struct Wrote {
-    /// Where the farthest of them has ended.
-    end: u64,
-    /// The place of the last of them among all answers; 0: there is none.
+struct Resized {
+    /// If it has become longer: how long it is since then.
+    to: u64,
+    /// The place of the last of them among all answers; 0: there is none of which a later answer has not told.
     order: u64,
 }
 
@@ -53,8 +53,9 @@ pub(crate) struct KernelView {
     /// And when that was asked for last.
     told: Option<Seen<Version>>,
     sizes: Option<Sizes>,
-    /// Writes of which no answer to a later question has told the kernel.
-    wrote: Wrote,
+    resized: Resized,
+    /// Among them is one by which the file became shorter, and no pages were dropped since.
+    is_cut: bool,
     /// The place of the first READ since pages were dropped that no settled version stands for, and one more; 0: there is
     /// none.
     unsettled: u64,
@@ -65,6 +66,29 @@ pub(crate) struct KernelView {
 }
 
 impl KernelView {
+    /// The file has become longer for the kernel.
+    fn lengthen(&mut self, size: u64) {
+        self.resized = Resized { to: self.resized.to.max(size), order: Tick::of_answer().order };
+    }
+
+    /// The kernel is told `size`, which was asked for then. What was asked for before the file became longer does not make
+    /// it shorter again.
+    fn tell_size(&mut self, size: u64, asked: Tick) {
+        if asked.order >= self.resized.order {
+            self.resized.to = 0;
+        }
+        let size = size.max(self.resized.to);
+        match self.sizes {
+            Some(sizes) if size > sizes.told => self.lengthen(size),
+            Some(sizes) if size < sizes.told => {
+                self.resized.order = Tick::of_answer().order;
+                self.is_cut = true;
+            }
+            _ => {}
+        }
+        self.sizes = Some(Sizes::after_telling(self.sizes, size));
+    }
+
     /// The kernel has been told of the node, and of nothing else.
     pub fn new(node: u64, kind: Option<FileType>) -> KernelView {
         KernelView { node, kind, ..KernelView::default() }
@@ -96,10 +120,7 @@ impl Inode {
     pub fn tell(&self, attr: &Attr, asked: Tick) {
         let kernel = &mut self.facts().kernel;
         kernel.told = Some(Seen { value: Version::of(attr), asked });
-        if asked.order >= kernel.wrote.order {
-            kernel.wrote = Wrote::default();
-        }
-        kernel.sizes = Some(Sizes::after_telling(kernel.sizes, attr.size.max(kernel.wrote.end)));
+        kernel.tell_size(attr.size, asked);
     }
 
     /// Is this the version that the kernel was told last? If not it counts as told from now on.
@@ -121,7 +142,7 @@ impl Inode {
         if let Some(sizes) = kernel.sizes.as_mut() {
             sizes.told = sizes.told.max(end);
         }
-        kernel.wrote = Wrote { end: kernel.wrote.end.max(end), order: Tick::of_answer().order };
+        kernel.lengthen(end);
     }
 
     /// What the kernel believes of the file's size, if it was told anything.
@@ -130,12 +151,16 @@ impl Inode {
     }
 
     /// The kernel has dropped all pages since `begun`, after the file had been seen to be `size` long. Those that were filled meanwhile it may
-    /// have.
+    /// have; and if it was told meanwhile that the file is shorter, it may have cut them off there.
     pub fn dropped_pages(&self, size: u64, begun: Tick) {
         // What a predecessor has told the kernel does not matter any more.
         let mut facts = self.facts();
-        let sizes = facts.kernel.sizes.get_or_insert(Sizes { told: size, dropped_at: size });
-        sizes.dropped_at = sizes.dropped_at.max(size);
+        let kernel = &mut facts.kernel;
+        let sizes = kernel.sizes.get_or_insert(Sizes { told: size, dropped_at: size });
+        if !kernel.is_cut || kernel.resized.order < begun.order {
+            kernel.is_cut = false;
+            sizes.dropped_at = sizes.dropped_at.max(size);
+        }
         if facts.kernel.unsettled_last < begun.order {
             facts.kernel.unsettled = 0;
         }
@@ -211,6 +236,33 @@ mod tests {
         assert_eq!(told(), 20, "shortened elsewhere since");
         inode.tell(&attr(10, 1), before);
         assert_eq!(told(), 10, "of no write is this the news");
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_does_not_make_the_file_shorter() {
+        let inode = inode();
+        let told = || inode.sizes().expect("told");
+        inode.tell(&attr(100, 1), tick());
+        let late = tick();
+        inode.tell(&attr(200, 2), tick());
+        inode.dropped_pages(200, Tick::of_answer());
+        inode.tell(&attr(100, 1), late);
+        assert_eq!(told(), Sizes { told: 200, dropped_at: 200 }, "the kernel ignores it");
+        inode.tell(&attr(150, 3), tick());
+        assert_eq!(told(), Sizes { told: 150, dropped_at: 150 }, "it was asked for since: shortened elsewhere");
+    }
+
+    #[test]
+    fn pages_that_may_have_been_cut_off_while_they_were_dropped_are_to_be_dropped_again() {
+        let inode = inode();
+        let told = || inode.sizes().expect("told");
+        inode.tell(&attr(200, 1), tick());
+        let begun = Tick::of_answer();
+        inode.tell(&attr(100, 2), tick());
+        inode.dropped_pages(300, begun);
+        assert_eq!(told(), Sizes { told: 100, dropped_at: 100 });
+        inode.dropped_pages(300, Tick::of_answer());
+        assert_eq!(told(), Sizes { told: 100, dropped_at: 300 });
     }
 
     #[test]
