@@ -136,6 +136,7 @@ def test_idle_opens_do_not_make_opens_of_others_dearer() -> None:
             assert (after[0] - before[0], after[1] - before[1]) == (30, 0)
 
 
+READERS = 8
 LINES = [b"line %d of a log that grows\n" % number for number in range(2500)]
 
 
@@ -156,7 +157,7 @@ def test_readers_of_a_growing_log_see_what_was_written_and_nothing_else(attr_ttl
     with Nas() as nas, Keeper() as keeper, keeper.mounted(nas.url, options=(f"attr-ttl={attr_ttl}",)) as mount:
         behind = nas.export_folder() / "log"
         behind.write_bytes(b"")
-        ready = [FORK.Event() for _ in range(4)]
+        ready = [FORK.Event() for _ in range(READERS)]
         pipes = [FORK.Pipe(duplex=False) for _ in ready]
         readers = [
             FORK.Process(target=follow, args=(mount / "log", length, event, pipe[1]))
@@ -169,9 +170,9 @@ def test_readers_of_a_growing_log_see_what_was_written_and_nothing_else(attr_ttl
             with behind.open("ab", buffering=0) as log:
                 for line in LINES:
                     log.write(line)
-                    time.sleep(0.001)
+                    time.sleep(0.0003)
             assert all(pipe[0].poll(30) for pipe in pipes), "a reader does not get to the end"
-            assert [pipe[0].recv() for pipe in pipes] == [(0, True)] * 4
+            assert [pipe[0].recv() for pipe in pipes] == [(0, True)] * READERS
         finally:
             for reader in readers:
                 reader.kill()

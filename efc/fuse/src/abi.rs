@@ -56,6 +56,7 @@ pub mod opcode {
 pub mod notify {
     pub const INVAL_INODE: i32 = 2;
     pub const INVAL_ENTRY: i32 = 3;
+    pub const STORE: i32 = 4;
     pub const RESEND: i32 = 7;
 }
 
@@ -226,6 +227,8 @@ wire! {
     InvalInode { node: u64, offset: i64, length: i64 }
     /// The name and a NUL follow.
     InvalEntry { parent: u64, name_length: u32, flags: u32 }
+    /// The data follows.
+    Store { node: u64, offset: u64, length: u32, padding: u32 }
 }
 
 /// Spare bytes at the end of `fuse_statx`.

@@ -25,6 +25,8 @@ enum Notification {
         parent: u64,
         name: Vec<u8>,
     },
+    /// One byte, and who is told whether the kernel has taken it.
+    Store(abi::Store, u8, oneshot::Sender<bool>),
 }
 
 /// Writes notifications, on a thread of its own: a caller never blocks on the kernel's locks.
@@ -70,6 +72,16 @@ impl Notifier {
         self.queue.try_send(notification).is_ok() && dropped.await.unwrap_or(false)
     }
 
+    /// FUSE_NOTIFY_STORE of one byte: the kernel has it in a page, and takes the file for no shorter than that. `false`: the queue is full, or
+    /// the kernel has refused it.
+    ///
+    /// It waits for a READ of that page. The kernel ignores attributes of this inode in answers to questions that it asked before.
+    pub async fn store(&self, node: u64, offset: u64, byte: u8) -> bool {
+        let (done, stored) = oneshot::channel();
+        let head = abi::Store { node, offset, length: 1, padding: 0 };
+        self.queue.try_send(Notification::Store(head, byte, done)).is_ok() && stored.await.unwrap_or(false)
+    }
+
     /// FUSE_NOTIFY_INVAL_ENTRY. `false`: the queue is full, and nothing will be invalidated.
     pub fn inval_entry(&self, parent: u64, name: &[u8]) -> bool {
         self.queue.try_send(Notification::Entry { parent, name: name.to_vec() }).is_ok()
@@ -89,6 +101,10 @@ fn write_all(device: impl AsFd, waiting: &Receiver<Notification>) {
                 let mut bytes = encoded(head, &name);
                 bytes.push(0);
                 write(&device, notify::INVAL_ENTRY, &bytes)
+            }
+            Notification::Store(head, byte, waiter) => {
+                done = Some(waiter);
+                write(&device, notify::STORE, &encoded(head, &[byte]))
             }
         };
         let is_taken = is_taken(written);

@@ -15,7 +15,7 @@ const PAGE: u64 = 4096;
 /// What the kernel believes of a file's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// What it was told last, or has written up to.
+    /// At least that: what it was told last, or has written up to.
     pub told: u64,
     /// All pages were dropped when the file was known to be at least as long.
     pub dropped_at: u64,
@@ -28,7 +28,13 @@ impl Sizes {
         Sizes { told: size, dropped_at }
     }
 
-    /// Would zeros be seen if the kernel was told `size` now?
+    /// Is a file of `size` longer than the kernel takes it for, so that its length is not to be told by mere attributes? Between whole
+    /// pages there is nothing that they could cut off.
+    pub fn is_growth(&self, size: u64) -> bool {
+        size > self.told && !(self.told.is_multiple_of(PAGE) && size.is_multiple_of(PAGE))
+    }
+
+    /// Would zeros be seen if the kernel believed in `size` now?
     pub fn hide(&self, size: u64) -> bool {
         !self.told.is_multiple_of(PAGE) && size > self.told.max(self.dropped_at)
     }
@@ -61,8 +67,6 @@ pub(crate) struct KernelView {
     unsettled: u64,
     /// The place among all answers at which the last such READ was noted.
     unsettled_last: u64,
-    /// Its pages are being dropped for a reader.
-    is_dropping: bool,
 }
 
 impl KernelView {
@@ -72,13 +76,14 @@ impl KernelView {
     }
 
     /// The kernel is told `size`, which was asked for then. What was asked for before the file became longer does not make
-    /// it shorter again.
-    fn tell_size(&mut self, size: u64, asked: Tick) {
+    /// it shorter again; and by itself an answer makes no file longer that is open.
+    fn tell_size(&mut self, size: u64, asked: Tick, is_open: bool) {
         if asked.order >= self.resized.order {
             self.resized.to = 0;
         }
         let size = size.max(self.resized.to);
         match self.sizes {
+            Some(sizes) if is_open && sizes.is_growth(size) => return,
             Some(sizes) if size > sizes.told => self.lengthen(size),
             Some(sizes) if size < sizes.told => {
                 self.resized.order = Tick::of_answer().order;
@@ -118,9 +123,10 @@ impl Inode {
 
     /// Records that the kernel is told `attr` now, which was asked for then.
     pub fn tell(&self, attr: &Attr, asked: Tick) {
+        let is_open = self.granted() > 0;
         let kernel = &mut self.facts().kernel;
         kernel.told = Some(Seen { value: Version::of(attr), asked });
-        kernel.tell_size(attr.size, asked);
+        kernel.tell_size(attr.size, asked, is_open);
     }
 
     /// Is this the version that the kernel was told last? If not it counts as told from now on.
@@ -136,8 +142,8 @@ impl Inode {
         self.facts().kernel.told
     }
 
-    /// The kernel has written up to `end`, and believes that the file is as long.
-    pub fn wrote(&self, end: u64) {
+    /// The kernel believes that the file is at least so long: it has written up to there, or was made to.
+    pub fn lengthened(&self, end: u64) {
         let kernel = &mut self.facts().kernel;
         if let Some(sizes) = kernel.sizes.as_mut() {
             sizes.told = sizes.told.max(end);
@@ -188,16 +194,6 @@ impl Inode {
         let unsettled = facts.kernel.unsettled;
         unsettled != 0 && facts.known.is_some_and(|known| known.asked.order >= unsettled)
     }
-
-    /// Begins to drop pages for a reader; `false` if that is going on.
-    pub fn begin_drop(&self) -> bool {
-        !std::mem::replace(&mut self.facts().kernel.is_dropping, true)
-    }
-
-    /// The end of what [`Inode::begin_drop`] began.
-    pub fn end_drop(&self) {
-        self.facts().kernel.is_dropping = false;
-    }
 }
 
 #[cfg(test)]
@@ -222,10 +218,10 @@ mod tests {
         let told = || inode.sizes().expect("told").told;
         inode.tell(&attr(10, 1), tick());
         let (before, between) = (tick(), {
-            inode.wrote(100);
+            inode.lengthened(100);
             tick()
         });
-        inode.wrote(50);
+        inode.lengthened(50);
         inode.tell(&attr(10, 1), before);
         assert_eq!(told(), 100);
         inode.tell(&attr(10, 1), between);

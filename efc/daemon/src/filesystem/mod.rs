@@ -32,6 +32,7 @@ mod outside;
 mod passthrough;
 mod reopening;
 mod saved;
+mod single_flight;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -65,6 +66,7 @@ use mutations::Objects;
 use namespace::Counted;
 use orphans::Orphans;
 use passthrough::Modes;
+use single_flight::SingleFlight;
 use unopened::Unopened;
 use walks::{Note, Step, Walks};
 use writes::WritePlace;
@@ -133,6 +135,8 @@ struct Inner<B: Backend> {
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
     modes: Modes,
+    /// Files that are made longer for the kernel.
+    growing: SingleFlight<FileHandle>,
     /// `None`: the kernel asks for each open of a file.
     unopened: Option<Unopened>,
     writes: Writes,
@@ -199,6 +203,7 @@ impl<B: Backend> Efc<B> {
             interrupts: Arc::new(Interrupts::new(callers.clone())),
             callers,
             open: Mutex::default(),
+            growing: SingleFlight::default(),
             modes: Modes::new(settings.backings.filter(|_| passes_through(&state)), state.clone()),
             unopened: settings.unopened.map(|cred| Unopened::new(cred, state.clone())),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),

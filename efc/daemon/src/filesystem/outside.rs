@@ -18,6 +18,8 @@ pub trait Notify: Send + Sync + 'static {
     fn inval_inode(&self, node: u64, offset: i64, length: i64);
     /// Attributes and all pages of a node; ends when they are gone, with `false` if they are not going to be.
     fn drop_pages(&self, node: u64) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+    /// A byte of a node, whose file is no shorter for the kernel from then on; ends with `false` if it is not going to be.
+    fn store(&self, node: u64, offset: u64, byte: u8) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
 }
 
 impl Notify for Notifier {
@@ -31,6 +33,10 @@ impl Notify for Notifier {
 
     fn drop_pages(&self, node: u64) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(Notifier::drop_pages(self, node))
+    }
+
+    fn store(&self, node: u64, offset: u64, byte: u8) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(Notifier::store(self, node, offset, byte))
     }
 }
 

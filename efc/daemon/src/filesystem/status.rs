@@ -88,8 +88,8 @@ impl<B: Backend> Inner<B> {
         };
         // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
         let is_told = match opened {
-            Some(_) => {
-                let size = self.size_for_reader(&inode, &told.attr).await;
+            Some(file) => {
+                let size = self.size_for_reader(&file, &told.attr).await;
                 told.ttl = if size == told.attr.size { told.ttl } else { Duration::ZERO };
                 told.attr.size = size;
                 true
@@ -120,6 +120,9 @@ impl<B: Backend> Inner<B> {
         let changed = self.change_attributes(call, &inode, &server_change).await?;
         drop(writing);
         let told = self.attributes_after(cred, &inode, changed).await?;
+        if change.size.is_some() {
+            self.note_growth(&inode, &told.attr);
+        }
         inode.tell(&told.attr, told.asked);
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told }.answer(Response::Attr))
     }

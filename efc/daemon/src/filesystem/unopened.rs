@@ -28,16 +28,16 @@
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use efc_backend::{Attr, Backend, Cred, FileType};
+use efc_backend::{Attr, Backend, Cred, FileHandle, FileType};
 use efc_cache::{Inode, Version};
 use efc_fuse::Errno;
 use efc_state::{DataVersion, State};
 use efc_tasks::sync::{Mutex, MutexGuard};
 use foldhash::HashMap;
-use tokio::sync::oneshot;
 
 use super::files::OpenFile;
 use super::saved::saved_version;
+use super::single_flight::SingleFlight;
 use super::{Inner, ReadRequest};
 
 /// No file with pages has this version: it is that of an empty one of 1970.
@@ -52,55 +52,14 @@ pub(super) struct Unopened {
     state: Arc<State>,
     /// Guards what is noted of all nodes: two READs may end at once. How often the pages of a node are being dropped, if they are.
     drops: Mutex<HashMap<u64, u32>>,
-    /// Files that a READ asks the server for, and who waits for the end of that.
-    asked: Mutex<Vec<Question>>,
-}
-
-struct Question {
-    inode: Arc<Inode>,
-    waiting: Vec<oneshot::Sender<()>>,
-}
-
-/// A READ asks the server for a file until this is dropped: answered, or given up.
-struct Asking<'a> {
-    unopened: &'a Unopened,
-    inode: &'a Arc<Inode>,
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        self.unopened.asked().retain(|question| !Arc::ptr_eq(&question.inode, self.inode));
-    }
+    /// READs that ask the server for a file.
+    asked: SingleFlight<FileHandle>,
 }
 
 impl Unopened {
     /// What predecessors have noted is in `state`.
     pub(super) fn new(cred: Cred, state: Arc<State>) -> Unopened {
-        Unopened { cred, state, drops: Mutex::default(), asked: Mutex::default() }
-    }
-
-    fn asked(&self) -> MutexGuard<'_, Vec<Question>> {
-        self.asked.lock().expect("asked lock")
-    }
-
-    /// Begins to ask for a file; if another READ does, waits for the end of that.
-    async fn ask<'a>(&'a self, inode: &'a Arc<Inode>) -> Option<Asking<'a>> {
-        let end = {
-            let mut asked = self.asked();
-            match asked.iter_mut().find(|question| Arc::ptr_eq(&question.inode, inode)) {
-                Some(question) => {
-                    let (ends, end) = oneshot::channel();
-                    question.waiting.push(ends);
-                    end
-                }
-                None => {
-                    asked.push(Question { inode: inode.clone(), waiting: Vec::new() });
-                    return Some(Asking { unopened: self, inode });
-                }
-            }
-        };
-        let _ = end.await; // dropped at the end
-        None
+        Unopened { cred, state, drops: Mutex::default(), asked: SingleFlight::default() }
     }
 
     fn noted(&self, node: u64) -> DataVersion {
@@ -195,7 +154,7 @@ impl<B: Backend> Inner<B> {
     async fn ask_for_read(self: &Arc<Self>, unopened: &Unopened, file: &Arc<OpenFile>) -> Result<(), Errno> {
         // Who has a time limit asks at once, and waits for that alone.
         let waits = self.backend.time_limit().is_none();
-        let asking = if waits { unopened.ask(&file.inode).await } else { None };
+        let asking = if waits { unopened.asked.begin(*file.inode.handle()).await } else { None };
         if waits && asking.is_none() && self.open_unasked(file).is_some() {
             return Ok(());
         }

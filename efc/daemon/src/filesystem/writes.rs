@@ -233,7 +233,7 @@ impl<B: Backend> Inner<B> {
         }
         let _through = self.begin_through(&file.inode).await;
         let is_kept = self.write_in_order((unique, resent, progress), &file, place, outgoing).await?;
-        file.inode.wrote(place.offset + length as u64); // where the kernel believes that it was
+        file.inode.lengthened(place.offset + length as u64); // where the kernel believes that it was
         if is_kept || !self.state.keeps_payloads() {
             self.commit_in_background(&file.inode);
         } else {
@@ -258,7 +258,7 @@ impl<B: Backend> Inner<B> {
         if let Some(refused) = self.hold_back(file, (at, appends), outgoing) {
             return Ok(Some(refused));
         }
-        file.inode.wrote(offset + length); // where the kernel believes that it was
+        file.inode.lengthened(offset + length); // where the kernel believes that it was
         self.drop_appended(file, (offset, at), length, appends);
         self.commit_in_background(&file.inode);
         Ok(None)

@@ -16,6 +16,7 @@ mod blocks;
 mod common;
 #[cfg(not(feature = "shuttle"))]
 mod faults;
+mod growth;
 #[cfg(not(feature = "shuttle"))]
 mod histories;
 #[cfg_attr(feature = "shuttle", allow(dead_code))] // schedules need less of it

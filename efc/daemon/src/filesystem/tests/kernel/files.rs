@@ -1,5 +1,6 @@
 //! System calls about a file and its data.
 
+use super::super::common::{draw, pass};
 use super::*;
 
 impl Kernel {
@@ -101,7 +102,14 @@ impl Kernel {
         let (version, fh) = (self.version(), file.map(|file| file.fh));
         let content = self.ask(task, node, move || Operation::Getattr { fh }).await?;
         let (attr, ttl) = Content(&content).attr().ok_or(libc::EIO)?;
-        self.0.tables().take_attributes(node, &attr, ttl, version);
+        let is_cut = self.0.tables().believe(node, &attr, ttl, version);
+        if is_cut {
+            // A thread that has taken another size is not at once where it cuts the pages off, nor where it drops what is left of them.
+            pass(Duration::from_micros(draw(500) as u64)).await;
+            self.0.tables().zero_behind(node, attr.size);
+            pass(Duration::from_micros(draw(200) as u64)).await;
+            self.0.tables().cut_pages(node, attr.size);
+        }
         Ok(attr)
     }
 

@@ -108,6 +108,17 @@ impl Notify for Notified {
             true
         })
     }
+
+    fn store(&self, node: u64, offset: u64, byte: u8) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        let kernel = self.0.upgrade();
+        Box::pin(async move {
+            let Some(kernel) = kernel else { return false };
+            let is_read = || kernel.tables().inodes.get(&node).is_some_and(|inode| inode.reads > 0);
+            kernel.until(|| !is_read()).await;
+            kernel.tables().store(node, offset, byte);
+            true
+        })
+    }
 }
 
 impl Tables {
@@ -131,18 +142,52 @@ impl Tables {
         }
     }
 
+    /// `fuse_notify_store` of one byte.
+    fn store(&mut self, node: u64, offset: u64, byte: u8) {
+        self.inval_attributes(node);
+        let Some(inode) = self.inodes.get_mut(&node) else { return };
+        inode.attr.size = inode.attr.size.max(offset + 1);
+        if let Some(page) = inode.pages.get_mut(&(offset / PAGE)) {
+            let at = (offset % PAGE) as usize;
+            page.resize(page.len().max(at + 1), 0);
+            page[at] = byte;
+        }
+    }
+
     /// `fuse_change_attributes`: attributes from an answer to a question that was asked at `version`.
     pub(super) fn take_attributes(&mut self, node: u64, attr: &Attr, ttl: Duration, version: u64) {
+        if self.believe(node, attr, ttl, version) {
+            self.cut_pages(node, attr.size);
+        }
+    }
+
+    /// Its first part. `true`: the pages are to be cut off, which the kernel does later, without a lock.
+    pub(super) fn believe(&mut self, node: u64, attr: &Attr, ttl: Duration, version: u64) -> bool {
         let next = self.next_version();
-        let Some(inode) = self.inodes.get_mut(&node) else { return };
+        let Some(inode) = self.inodes.get_mut(&node) else { return false };
         if inode.attr_version > version {
-            return;
+            return false;
         }
         let before = std::mem::replace(&mut inode.attr, *attr);
         inode.attr_version = next;
         inode.attr_until = efc_tasks::time::now() + ttl;
-        if before.size != attr.size || before.mtime != attr.mtime {
+        if before.size == attr.size && before.mtime != attr.mtime {
             self.drop_pages(node, 0, u64::MAX);
+        }
+        before.size != attr.size
+    }
+
+    /// Zeros behind `size`, and no pages.
+    pub(super) fn cut_pages(&mut self, node: u64, size: u64) {
+        self.zero_behind(node, size);
+        self.drop_pages(node, 0, u64::MAX);
+    }
+
+    pub(super) fn zero_behind(&mut self, node: u64, size: u64) {
+        let Some(inode) = self.inodes.get_mut(&node) else { return };
+        inode.pages.retain(|page, _| page * PAGE < size);
+        if let Some(page) = inode.pages.get_mut(&(size / PAGE)) {
+            page[(size % PAGE) as usize..].fill(0);
         }
     }
 
