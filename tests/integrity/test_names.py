@@ -164,3 +164,24 @@ def test_a_file_that_another_node_has_made_unseen_is_truncated() -> None:
             (elsewhere / str(number)).write_text("longer than what comes")
             (here / str(number)).write_text("short")
             assert (elsewhere / str(number)).read_text() == "short"
+
+
+@pytest.mark.parametrize("flags", [0, os.O_TRUNC])
+def test_a_link_that_another_node_has_made_unseen_is_followed_by_an_open_that_would_make_a_file(flags: int) -> None:
+    """The kernel here knows of no such name, and asks for a new file."""
+    with nodes() as (here, elsewhere):
+        assert not (here / "link").exists() and not (here / "pipe").exists() and not (here / "directory").exists()
+        (elsewhere / "target").write_text("as it was")
+        (elsewhere / "link").symlink_to("target")
+        os.mkfifo(elsewhere / "pipe")
+        (elsewhere / "directory").mkdir()
+        descriptor = os.open(here / "link", os.O_CREAT | os.O_WRONLY | flags)
+        os.write(descriptor, b"mine")
+        os.close(descriptor)
+        assert (elsewhere / "target").read_text() == ("mine" if flags else "mine" + "as it was"[4:])
+        os.close(os.open(here / "pipe", os.O_CREAT | os.O_RDWR | flags))
+        with pytest.raises(IsADirectoryError):
+            os.open(here / "directory", os.O_CREAT | os.O_WRONLY | flags)
+        (elsewhere / "other").symlink_to("target")
+        with pytest.raises(FileExistsError):
+            os.open(here / "other", os.O_CREAT | os.O_EXCL | os.O_WRONLY)

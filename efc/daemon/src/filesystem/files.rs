@@ -370,7 +370,7 @@ impl<B: Backend> Inner<B> {
             made => made,
         };
         if attr.kind != FileType::Regular {
-            return Err(Errno(libc::EEXIST));
+            return Err(Errno(libc::ESTALE)); // as in `create_file`
         }
         let inode = entry.inode().clone();
         let _opening = self.opening(caller, &inode).await;

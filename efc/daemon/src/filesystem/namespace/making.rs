@@ -132,6 +132,8 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Makes a regular file, by an open with these flags; or takes the one that another node has made since the name was looked up.
+    ///
+    /// ESTALE if another node has made something else there, a symbolic link for one: the kernel looks the name up once more, and opens that.
     pub(in super::super) async fn create_file(
         &self,
         caller: &Caller,
@@ -155,9 +157,21 @@ impl<B: Backend> Inner<B> {
             Err(error) => {
                 change.refused(&error);
                 self.doubt_name(&directory, name, &error);
-                Err(errno(&error))
+                let is_other = self.is_no_file(caller, &directory, name, &error).await;
+                Err(if is_other { Errno(libc::ESTALE) } else { errno(&error) })
             }
         }
+    }
+
+    /// Did the server refuse to make a file because there is something else of that name? Servers say so in several ways.
+    async fn is_no_file(&self, caller: &Caller, directory: &Inode, name: &[u8], refused: &Error) -> bool {
+        use Status::{BadType, Exist, Inval, IsDir, NotSupp};
+        if !refused.status().is_some_and(|status| matches!(status, BadType | Exist | Inval | IsDir | NotSupp)) {
+            return false;
+        }
+        let found = self.backend.lookup(Call::of(&caller.cred), directory.handle(), name).await;
+        let kind = found.ok().and_then(|found| found.value.attr).map(|attr| attr.kind);
+        kind.is_some_and(|kind| kind != FileType::Regular)
     }
 
     async fn create_exclusive(

@@ -58,8 +58,9 @@ impl<B: Backend> Inner<B> {
 
     /// A change of a name has failed: was it not what it was known to be?
     fn doubt_name(&self, directory: &Inode, name: &[u8], error: &Error) {
-        use Status::{Exist, IsDir, NoEnt, NotDir, Stale};
-        if error.status().is_none_or(|status| matches!(status, Exist | IsDir | NoEnt | NotDir | Stale)) {
+        use Status::{BadType, Exist, Inval, IsDir, NoEnt, NotDir, NotSupp, Stale};
+        let is_doubtful = |status| matches!(status, Exist | IsDir | NoEnt | NotDir | Stale | BadType | Inval | NotSupp);
+        if error.status().is_none_or(is_doubtful) {
             self.names.forget(directory.handle(), name);
         }
     }
