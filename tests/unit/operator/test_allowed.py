@@ -16,7 +16,7 @@ from csi.operator.datasets.allowed import AllowedSources
 from csi.operator.datasets.decision import decide
 from csi.operator.datasets.seen import Decision, Origin, Place, Probe, Seen
 from tests.unit.operator.samples import SETTINGS
-from tests.unit.operator.test_decision import BOUND, dataset, fresh, made, said, settled, several, user
+from tests.unit.operator.seen import BOUND, dataset, fresh, made, said, settled, several, user
 
 TEAM, SOURCE = "nfs://nas/data/team", "nfs://nas/data/team/x"
 

@@ -15,7 +15,7 @@ from csi.operator.datasets.reconciler import Reconciler
 from csi.operator.datasets.seen import WARNING, Deletion, Event
 from csi.operator.store import CLAIMS
 from tests.unit.operator.samples import SETTINGS
-from tests.unit.operator.test_decision import NAME, dataset, settled
+from tests.unit.operator.seen import NAME, dataset, settled
 
 #: RFC 1123, which the API server goes by.
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")

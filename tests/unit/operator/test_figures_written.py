@@ -14,7 +14,7 @@ from csi.operator.datasets.notes import Notes
 from csi.operator.datasets.writing import FIGURES_SECONDS, Writing
 from csi.operator.store import Key, Store
 from csi.operator.work_queue import WorkQueue
-from tests.unit.operator.test_decision import dataset
+from tests.unit.operator.seen import dataset
 
 _FIELDS = {str(one.alias) for one in DatasetStatus.model_fields.values()}
 

@@ -17,7 +17,7 @@ from csi.operator.datasets.notes import Notes
 from csi.operator.masters import Masters
 from csi.operator.store import Key, Store
 from csi.operator.work_queue import WorkQueue
-from tests.unit.operator.test_decision import dataset
+from tests.unit.operator.seen import dataset
 
 
 class Api(Cluster):

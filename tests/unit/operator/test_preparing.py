@@ -13,7 +13,7 @@ from csi.operator.datasets.allowed import AllowedSources
 from csi.operator.datasets.decision import decide
 from csi.operator.datasets.seen import Decision, Origin, Prepared, Secrets, Seen
 from tests.unit.operator.samples import NOW, SETTINGS
-from tests.unit.operator.test_decision import dataset, fresh, runtime, settled, with_identity
+from tests.unit.operator.seen import dataset, fresh, runtime, settled, with_identity
 
 
 def _prepared(decision: Decision) -> Prepared:

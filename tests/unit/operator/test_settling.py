@@ -18,7 +18,7 @@ from csi.operator.datasets.reconciler import Reconciler
 from csi.operator.datasets.settling import Settling
 from csi.operator.store import Key, Store
 from tests.unit.operator.samples import RUNTIME_UID, SETTINGS, UID
-from tests.unit.operator.test_decision import NAME, dataset, first, metadata, runtime, settled, with_identity
+from tests.unit.operator.seen import NAME, dataset, first, metadata, runtime, settled, with_identity
 
 
 class Api(Cluster):
