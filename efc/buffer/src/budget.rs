@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{Buffer, LARGE, buffer_size, limit_pool};
+use crate::{Buffer, LARGE, PAGE, buffer_size, limit_pool};
 
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,6 @@ impl BudgetLimits {
     }
 }
 
-/// Memory is counted in pages.
-const PAGE: usize = 4096;
 /// Buffers beside those that a budget counts: one for each thread that reads requests, and few others.
 const UNCOUNTED_BYTES: u64 = 4 * LARGE as u64;
 

@@ -29,8 +29,10 @@ pub use pipe::Pipe;
 
 /// The largest READ or WRITE payload, in bytes.
 pub const PAYLOAD_MAX: usize = 1 << 20;
+/// A page of the kernel, in bytes: what FUSE counts requests in, and what files in the page cache end in. The daemon refuses kernels with others.
+pub const PAGE: usize = 4096;
 /// Size of a large buffer, in bytes: a full payload behind one page of headers, as `read(2)` on `/dev/fuse` needs.
-pub const LARGE: usize = PAYLOAD_MAX + 4096;
+pub const LARGE: usize = PAYLOAD_MAX + PAGE;
 /// Size of a small buffer, in bytes.
 pub const SMALL: usize = 64 << 10;
 

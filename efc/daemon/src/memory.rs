@@ -7,7 +7,7 @@
 
 use std::io;
 
-use efc_buffer::{BudgetLimits, LARGE, SMALL};
+use efc_buffer::{BudgetLimits, LARGE, PAGE, SMALL};
 
 /// What a node takes: its record, its place in the index with room to grow, and the version of its pages.
 pub const NODE_BYTES: u64 = 128 + 16 + 32;
@@ -27,18 +27,15 @@ const AHEAD_BYTES_MAX: u64 = 128 << 20;
 /// The index of the local store, without a limit of memory, in bytes: a million small files.
 const STORE_INDEX_BYTES_MAX: u64 = 64 << 20;
 
-/// Pages of the kernel, in bytes: what FUSE counts requests in, where files end in the page cache, and where the saved state is mapped.
-const PAGE_BYTES: usize = 4096;
-
 /// Refuses a kernel with other pages, such as those of 64 KiB that some kernels for aarch64 have.
 ///
 /// # Errors
 /// `Unsupported`.
 pub fn check_page_size(bytes: usize) -> io::Result<()> {
-    if bytes == PAGE_BYTES {
+    if bytes == PAGE {
         return Ok(());
     }
-    let message = format!("this kernel has pages of {bytes} bytes, and only pages of {PAGE_BYTES} are supported");
+    let message = format!("this kernel has pages of {bytes} bytes, and only pages of {PAGE} are supported");
     Err(io::Error::new(io::ErrorKind::Unsupported, message))
 }
 

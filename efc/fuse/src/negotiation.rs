@@ -56,7 +56,7 @@ const STACK_DEPTH_MAX: u32 = 1;
 /// The minor version that brought STATX.
 const STATX_MINOR: u32 = 39;
 
-const _: () = assert!(PAGES_MAX as usize * 4096 == efc_buffer::PAYLOAD_MAX);
+const _: () = assert!(PAGES_MAX as usize * efc_buffer::PAGE == efc_buffer::PAYLOAD_MAX);
 
 /// What was agreed with the kernel. Kept in the saved state, as a session is negotiated only once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

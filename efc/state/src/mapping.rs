@@ -21,11 +21,10 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FlockOperation, SealFlags, SeekFrom};
 use rustix::process::{Flock, FlockType};
 
+use crate::regions::PAGE;
+
 /// Bytes of a word.
 pub const WORD: usize = size_of::<AtomicU64>();
-
-/// Bytes of a page. Where pages are larger, areas are touched more often than needed.
-const PAGE: usize = 4096;
 
 static LOCK_REFUSED: AtomicBool = AtomicBool::new(false);
 

@@ -9,8 +9,8 @@ use efc_backend::{Attr, FileType, Seen, Tick};
 use crate::inode::{Facts, Inode};
 use crate::version::Version;
 
-/// Where the kernel's pages end: the daemon refuses kernels with others. A large folio does not reach behind the page in which a file ends.
-const PAGE: u64 = 4096;
+/// Where the kernel's pages end. A large folio does not reach behind the page in which a file ends.
+const PAGE: u64 = efc_buffer::PAGE as u64;
 
 /// What the kernel believes of a file's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

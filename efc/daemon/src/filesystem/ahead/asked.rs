@@ -31,7 +31,7 @@ pub const AGE_MAX: Duration = Duration::from_secs(60);
 /// Places of files that have gone, in the order of their ages.
 const GONE_MAX: usize = 1024;
 /// Memory is counted in pages.
-const PAGE: u64 = 4096;
+const PAGE: u64 = efc_buffer::PAGE as u64;
 /// What the data of a small file is read into.
 pub const BUFFER_BYTES: u64 = efc_buffer::SMALL as u64;
 
