@@ -2,7 +2,8 @@
 //!
 //! A lock file identifies the keeper of a run directory; the kernel releases the lock when that process ends, in
 //! whatever way. Its holder may replace the socket that an earlier keeper left behind. Who removes the directory removes the
-//! lock with it: two keepers may then run for one path, of which the former leaves the latter's socket alone.
+//! lock with it: two keepers may then run for one path, of which the former leaves the latter's socket alone. One that was still waiting for
+//! the lock tries for that of the next directory.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
