@@ -108,6 +108,17 @@ def living_daemons(driver: Driver) -> list[int]:
     return found
 
 
+def kill_in_a_row(driver: Driver, number: int) -> None:
+    """Kills the daemon, and its successors at a time when the former has hardly ended."""
+    moments = random.Random(number)  # the same each time
+    kill(daemons=True)(driver, number)
+    for _ in range(2):
+        time.sleep(moments.uniform(0, 0.1))
+        for daemon in driver.daemons():
+            with suppress(ProcessLookupError):
+                os.kill(daemon.pid, signal.SIGKILL)
+
+
 def hang(driver: Driver, _number: int) -> None:
     """Stops the daemon, and waits until another one is there. Raises TimeLimitError past its time."""
     [pid] = living_daemons(driver)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults import figures
 from tests.faults.block_storm import REPLAYS, block_storm
-from tests.faults.storms import DAEMON_KILLS, KILLS, Strike, kill, storm, upgrade
+from tests.faults.storms import DAEMON_KILLS, KILLS, Strike, kill, kill_in_a_row, storm, upgrade
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.processes import stop_process
@@ -21,6 +21,7 @@ from tests.support.processes import stop_process
 MASKS = {"5.10": True, "6.1": True, "6.18": False}
 STORMS: dict[str, tuple[Strike, int]] = {
     "daemon": (kill(daemons=True), DAEMON_KILLS),
+    "daemons in a row": (kill_in_a_row, KILLS),
     "keeper and daemon": (kill("keeper", daemons=True), KILLS),
     "upgrade": (upgrade, KILLS),
 }

@@ -2,9 +2,10 @@
 //!
 //! A lock file identifies the keeper of a run directory; the kernel releases the lock when that process ends, in
 //! whatever way. Its holder may replace the socket that an earlier keeper left behind. Who removes the directory removes the
-//! lock with it: two keepers may then run for one path, of which the former leaves the latter's socket alone.
+//! lock with it: two keepers may then run for one path, of which the former leaves the latter's socket alone. One that was still waiting for
+//! the lock tries for that of the next directory.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -20,10 +21,15 @@ use rustix::process::getuid;
 /// Connections that may wait to be accepted.
 pub const BACKLOG: i32 = 128;
 
+/// The name of the lock in the run directory.
+const LOCK: &str = "keeper.lock";
 /// How long to wait for the lock of a keeper that has just been killed: a child that it was starting has the lock, too, until it
 /// has become another program.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
 const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// How often a directory may be removed while it is being taken.
+const REMOVALS_MAX: u32 = 8;
 
 /// Components of the path of `/` and of directories such as `/run`, which all programs of the machine need.
 const COMPONENTS_OF_SYSTEM: usize = 2;
@@ -33,7 +39,7 @@ const COMPONENTS_OF_SYSTEM: usize = 2;
 pub struct RunDir {
     run_dir: PathBuf,
     /// Locked. Descriptor 3 or whatever is first free, open for as long as the process lives.
-    _lock: File,
+    lock: File,
 }
 
 impl RunDir {
@@ -42,6 +48,19 @@ impl RunDir {
     /// # Errors
     /// `AddrInUse` if a keeper has it already; `PermissionDenied` if others could write there, or need it.
     pub fn take(run_dir: &Path) -> io::Result<RunDir> {
+        let mut place = RunDir::take_as_it_is(run_dir)?;
+        // While it was waited for, somebody may have removed the directory, and another keeper may have taken the next one.
+        for _ in 0..REMOVALS_MAX {
+            if place.is_there() {
+                break;
+            }
+            place = RunDir::take_as_it_is(run_dir)?;
+        }
+        Ok(place)
+    }
+
+    /// The same; the directory that was taken may be removed already.
+    fn take_as_it_is(run_dir: &Path) -> io::Result<RunDir> {
         DirBuilder::new().recursive(true).mode(0o700).create(run_dir)?;
         let run_dir = run_dir.canonicalize()?;
         if run_dir.components().count() <= COMPONENTS_OF_SYSTEM {
@@ -63,7 +82,7 @@ impl RunDir {
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = options.open(run_dir.join("keeper.lock"))?;
+        let mut lock = options.open(run_dir.join(LOCK))?;
         if !is_locked_in_time(&lock) {
             let mut pid = String::new();
             lock.read_to_string(&mut pid)?;
@@ -74,7 +93,14 @@ impl RunDir {
         if let Err(error) = write_pid(&mut lock) {
             log::warn!("keeper.lock does not say who the keeper is: {error}");
         }
-        Ok(RunDir { run_dir, _lock: lock })
+        Ok(RunDir { run_dir, lock })
+    }
+
+    /// Whether the lock is still the one that others find.
+    fn is_there(&self) -> bool {
+        let file = |metadata: io::Result<Metadata>| metadata.ok().map(|found| (found.dev(), found.ino()));
+        let own = file(self.lock.metadata());
+        own.is_some() && own == file(self.run_dir.join(LOCK).metadata())
     }
 
     /// Listens on `keeper.sock`.
@@ -139,7 +165,7 @@ mod tests {
     fn a_lock_that_a_child_of_a_killed_keeper_still_has_is_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let former = RunDir::take(directory.path()).unwrap();
-        let child = former._lock.try_clone().unwrap(); // as fork(2) does it
+        let child = former.lock.try_clone().unwrap(); // as fork(2) does it
         drop(former);
         let ends = thread::spawn(move || {
             thread::sleep(LOCK_WAIT_MAX / 5);
@@ -147,6 +173,23 @@ mod tests {
         });
         assert!(RunDir::take(directory.path()).is_ok());
         ends.join().unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_a_directory_that_is_removed_meanwhile_is_nobodys() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = directory.path().join("efc");
+        let former = RunDir::take(&run_dir).unwrap();
+        let waiting = {
+            let run_dir = run_dir.clone();
+            thread::spawn(move || RunDir::take(&run_dir))
+        };
+        thread::sleep(LOCK_WAIT_MAX / 5);
+        std::fs::remove_dir_all(&run_dir).unwrap();
+        let next = RunDir::take(&run_dir).unwrap();
+        drop(former);
+        assert_eq!(waiting.join().unwrap().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(next.is_there());
     }
 
     #[test]

@@ -141,15 +141,15 @@ impl Mapping {
         self.owned.lock().expect("owners lock").contains(&first)
     }
 
-    /// The first word of an area as it is now, whoever writes there.
-    pub fn first_word(&self, first: usize) -> u64 {
+    /// The first two words of an area as they are now, whoever writes there.
+    pub fn first_words(&self, first: usize) -> (u64, u64) {
         let owned = self.owned.lock().expect("owners lock");
-        assert!(first < self.words && !owned.contains(&first), "the area at word {first} is ours");
-        // SAFETY: The word lies within the mapping, which is aligned and lives as long as `self`. Nobody in this
+        assert!(first + 1 < self.words && !owned.contains(&first), "the area at word {first} is ours");
+        // SAFETY: The words lie within the mapping, which is aligned and lives as long as `self`. Nobody in this
         // process owns the area, and nobody comes to while the lock is held, so no reference to plain bytes exists
-        // beside this atomic one. The pages cannot vanish: the file is sealed against shrinking.
-        let word = unsafe { &*self.memory.as_mut_ptr().cast::<AtomicU64>().add(first) };
-        word.load(Ordering::Acquire)
+        // beside these atomic ones. The pages cannot vanish: the file is sealed against shrinking.
+        let words = unsafe { std::slice::from_raw_parts(self.memory.as_mut_ptr().cast::<AtomicU64>().add(first), 2) };
+        (words[0].load(Ordering::Acquire), words[1].load(Ordering::Relaxed))
     }
 
     /// Shows other processes that this one uses the state, until it has ended with all its threads. That holds as long

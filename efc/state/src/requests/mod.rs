@@ -29,8 +29,9 @@
 //! **Daemons.** Each daemon uses slots and areas of its own; later ones reuse them when all threads of that daemon have
 //! ended ([`Mapping::is_used_by_others`]). A daemon that was sent SIGKILL may still be ending. Its held slots are taken
 //! over at once, since it executes nothing any more, but its threads in read(2) may just be filling their areas. So an
-//! armed area with a message is left alone until that daemon has ended, or the message has been there for 100 ms. A slot that was
-//! taken over is the new daemon's from then on: when the former has ended, it is not one of those to be reused, even if it looks free.
+//! armed area with a message is left alone until that daemon has ended, or the message has been there for 100 ms in which this
+//! daemon's threads ran now and then: where processors are short, the copying may take that long. What is copied
+//! already is thrown away at once, before the copy is executed. A slot that was taken over is the new daemon's from then on: when the former has ended, it is not one of those to be reused, even if it looks free.
 //!
 //! **Bounds.** When all slots or areas are taken, reading threads wait until a request is answered, and requests wait
 //! in the kernel's queue, where nothing is lost. Threads that answer never wait for threads that read.

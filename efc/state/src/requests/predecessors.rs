@@ -7,20 +7,29 @@ use std::time::{Duration, Instant};
 use super::message::KeptRequest;
 use super::slots::{ARMED, Found, HELD, Slots};
 
-/// How long a message must be in an area of a daemon that is still ending: its kernel has copied it by then.
-const SETTLED_AFTER: Duration = Duration::from_millis(100);
+/// How long a message must be in an area of a daemon that is still ending: its kernel has copied it by then ...
+pub const SETTLED_AFTER: Duration = Duration::from_millis(100);
+/// ... if we have had the processor this often meanwhile. Where processors are short, whoever copies waits for one like us.
+pub const SETTLED_LOOKS: u32 = 10;
 
 /// What earlier daemons have left.
 pub struct Predecessors {
     /// Slots and areas from here on are ours.
     used: (u32, u32),
-    /// Messages seen in armed areas, by their slots: their first word, and since when.
-    seen: HashMap<u32, (u64, Instant)>,
+    /// Messages seen in armed areas, by their slots.
+    seen: HashMap<u32, Seen>,
     /// Uniques that were taken over.
     taken: HashSet<u64>,
     /// Slots that were made ours. They go through our own hands since, and look free at moments while they do.
     seized: HashSet<u32>,
     is_settled: bool,
+}
+
+/// A message in an armed area.
+struct Seen {
+    first_word: u64,
+    since: Instant,
+    looks: u32,
 }
 
 impl Predecessors {
@@ -65,8 +74,11 @@ impl Predecessors {
     fn take_slot_over(&mut self, slots: &Arc<Slots>, slot: u32, state: u32, is_alone: bool) -> Option<KeptRequest> {
         let found = slots.found(slot, state)?;
         let area = slots.area_of(found.place, self.used.1);
-        let first_word = area.map_or(0, |area| slots.first_word(area));
-        if state == ARMED && !is_alone && !self.has_settled(slot, first_word) {
+        let (first_word, unique) = area.map_or((0, 0), |area| slots.first_words(area));
+        // Who has copied a message has read it whole. It goes before the copy is executed: with the copy answered and gone,
+        // the next daemon would execute it again.
+        let is_copied = state == ARMED && first_word != 0 && self.taken.contains(&unique);
+        if state == ARMED && !is_alone && !is_copied && !self.has_settled(slot, first_word) {
             return None;
         }
         if !slots.seize(slot, &found) {
@@ -89,12 +101,13 @@ impl Predecessors {
         if first_word == 0 {
             return false;
         }
-        let (word, since) = *self.seen.entry(slot).or_insert((first_word, Instant::now()));
-        if word != first_word {
-            self.seen.insert(slot, (first_word, Instant::now()));
-            return false;
+        let new = || Seen { first_word, since: Instant::now(), looks: 0 };
+        let seen = self.seen.entry(slot).or_insert_with(new);
+        if seen.first_word != first_word {
+            *seen = new();
         }
-        since.elapsed() >= SETTLED_AFTER
+        seen.looks += 1;
+        seen.looks > SETTLED_LOOKS && seen.since.elapsed() >= SETTLED_AFTER
     }
 }
 

@@ -201,7 +201,7 @@ impl Slots {
 
     /// Publishes that an area is being read into. It is empty: a successor finds what is there from now on.
     pub fn arm(&self, slot: u32, area: &mut Area) {
-        area.bytes_mut()[..WORD].fill(0);
+        area.bytes_mut()[..2 * WORD].fill(0);
         let words = self.words(slot);
         words[PLACE].store(u64::from(self.area_number(area) | IN_AREA), Ordering::Relaxed);
         words[ANSWER_HEAD].store(0, Ordering::Relaxed);
@@ -342,9 +342,9 @@ impl Slots {
         area_number(place, areas).filter(|area| !self.is_owned(*area))
     }
 
-    /// The first word of an area that is not owned, as it is now.
-    pub fn first_word(&self, area: u32) -> u64 {
-        self.mapping.first_word(self.area_word(area))
+    /// The first word of an area that is not owned, as it is now, and the second, the message's unique.
+    pub fn first_words(&self, area: u32) -> (u64, u64) {
+        self.mapping.first_words(self.area_word(area))
     }
 
     /// Leases the area of a slot that was seized, and tells the length of its message; `None` if it is damaged.

@@ -13,7 +13,7 @@ use super::super::layout::Header;
 use super::super::mapping::WORD;
 use super::super::regions::{Format, REGIONS};
 use super::super::tests::{planned, random, retag};
-use super::predecessors::unique_of;
+use super::predecessors::{SETTLED_AFTER, SETTLED_LOOKS, unique_of};
 use super::slots::{ANSWER_HEAD, IDLE_TIME_MAX, KEPT_AREAS, SMALL_MAX};
 use super::*;
 
@@ -251,6 +251,49 @@ fn a_slot_that_was_a_predecessors_is_nobody_elses_on_its_way_to_be_used() {
     predecessors.take_over_from(&second.slots, true);
     let others: Vec<u32> = std::iter::from_fn(|| second.slots.copy(&message(4, 100))).collect();
     assert!(others.len() > 5 && !others.contains(&slot), "{others:?}");
+}
+
+#[test]
+fn what_was_copied_is_not_executed_again_from_where_it_was_read() {
+    let memfd = memfd();
+    let first = open(&memfd, &plan());
+    let mut inbox = first.arm();
+    read(&mut inbox, &message(2, 100));
+    first.slots.copy(&message(2, 100)).unwrap(); // and killed before it could read again
+    let second = open(&memfd, &plan());
+    let found = second.predecessors.lock().unwrap().take_over_from(&second.slots, false);
+    assert_eq!(contents(&found), [message(2, 100)], "while the first is still ending");
+    found.iter().for_each(|kept| second.end(kept.slot)); // answered, and killed as well
+    assert!(open(&memfd, &plan()).take_over().is_empty(), "a second time");
+}
+
+#[test]
+fn an_area_that_is_read_into_again_does_not_look_as_what_was_in_it() {
+    let memfd = memfd();
+    let first = open(&memfd, &plan());
+    let mut inbox = first.arm();
+    read(&mut inbox, &message(2, 100));
+    let (_, inbox) = inbox.keep(100).unwrap();
+    inbox.unwrap().room()[..8].copy_from_slice(&message(4, 100)[..8]); // the kernel has come that far
+    let second = open(&memfd, &plan());
+    let mut predecessors = second.predecessors.lock().unwrap();
+    assert_eq!(predecessors.take_over_from(&second.slots, false).len(), 1);
+    assert_eq!(predecessors.take_over_from(&second.slots, true).len(), 1, "the other is not thrown away");
+}
+
+#[test]
+fn a_message_that_may_still_be_copied_is_waited_for() {
+    let memfd = memfd();
+    let first = open(&memfd, &plan());
+    read(&mut first.arm(), &message(2, LARGE));
+    let second = open(&memfd, &plan());
+    let mut predecessors = second.predecessors.lock().unwrap();
+    let mut look = || predecessors.take_over_from(&second.slots, false).len();
+    assert_eq!(look(), 0);
+    std::thread::sleep(SETTLED_AFTER); // without a processor
+    let looks = (1..=SETTLED_LOOKS).map(|_| look()).collect::<Vec<_>>();
+    let expected = (1..=SETTLED_LOOKS).map(|count| usize::from(count == SETTLED_LOOKS)).collect::<Vec<_>>();
+    assert_eq!(looks, expected);
 }
 
 #[test]
