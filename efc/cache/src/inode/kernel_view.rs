@@ -76,14 +76,14 @@ impl KernelView {
     }
 
     /// The kernel is told `size`, which was asked for then. What was asked for before the file became longer does not make
-    /// it shorter again; and by itself an answer makes no file longer that is open.
-    fn tell_size(&mut self, size: u64, asked: Tick, is_open: bool) {
+    /// it shorter again; and by itself an answer makes no file longer that is open. Answers with what it believes then.
+    fn tell_size(&mut self, size: u64, asked: Tick, is_open: bool) -> u64 {
         if asked.order >= self.resized.order {
             self.resized.to = 0;
         }
         let size = size.max(self.resized.to);
         match self.sizes {
-            Some(sizes) if is_open && sizes.is_growth(size) => return,
+            Some(sizes) if is_open && sizes.is_growth(size) => return sizes.told,
             Some(sizes) if size > sizes.told => self.lengthen(size),
             Some(sizes) if size < sizes.told => {
                 self.resized.order = Tick::of_answer().order;
@@ -92,6 +92,7 @@ impl KernelView {
             _ => {}
         }
         self.sizes = Some(Sizes::after_telling(self.sizes, size));
+        size
     }
 
     /// The kernel has been told of the node, and of nothing else.
@@ -121,12 +122,12 @@ impl Inode {
         Some(self.facts().kernel.node).filter(|node| *node != 0)
     }
 
-    /// Records that the kernel is told `attr` now, which was asked for then.
-    pub fn tell(&self, attr: &Attr, asked: Tick) {
+    /// Records that the kernel is told `attr` now, which was asked for then. The size that it believes in from then on.
+    pub fn tell(&self, attr: &Attr, asked: Tick) -> u64 {
         let is_open = self.granted() > 0;
         let kernel = &mut self.facts().kernel;
         kernel.told = Some(Seen { value: Version::of(attr), asked });
-        kernel.tell_size(attr.size, asked, is_open);
+        kernel.tell_size(attr.size, asked, is_open)
     }
 
     /// Is this the version that the kernel was told last? If not it counts as told from now on.
@@ -142,13 +143,27 @@ impl Inode {
         self.facts().kernel.told
     }
 
-    /// The kernel believes that the file is at least so long: it has written up to there, or was made to.
+    /// The kernel believes that the file is at least so long: it has written up to there.
     pub fn lengthened(&self, end: u64) {
         let kernel = &mut self.facts().kernel;
         if let Some(sizes) = kernel.sizes.as_mut() {
             sizes.told = sizes.told.max(end);
         }
         kernel.lengthen(end);
+    }
+
+    /// The kernel was made to believe that the file is at least so long, or is told so now. What a predecessor has told it was less.
+    pub fn grown(&self, end: u64) {
+        self.facts().kernel.sizes.get_or_insert(Sizes { told: end, dropped_at: 0 });
+        self.lengthened(end);
+    }
+
+    /// The kernel gets data that was asked for then, and that ends with the file: it takes the file for no longer from then on.
+    pub fn read_to_end(&self, end: u64, asked: Tick) {
+        let kernel = &mut self.facts().kernel;
+        if asked.order >= kernel.resized.order && kernel.sizes.is_some_and(|sizes| end < sizes.told) {
+            kernel.tell_size(end, asked, true);
+        }
     }
 
     /// What the kernel believes of the file's size, if it was told anything.
