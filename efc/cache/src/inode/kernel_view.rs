@@ -174,10 +174,10 @@ impl Inode {
     /// The kernel has dropped all pages since `begun`, after the file had been seen to be `size` long. Those that were filled meanwhile it may
     /// have; and if it was told meanwhile that the file is shorter, it may have cut them off there.
     pub fn dropped_pages(&self, size: u64, begun: Tick) {
-        // What a predecessor has told the kernel does not matter any more.
         let mut facts = self.facts();
         let kernel = &mut facts.kernel;
-        let sizes = kernel.sizes.get_or_insert(Sizes { told: size, dropped_at: size });
+        // What a predecessor has told the kernel is not known.
+        let sizes = kernel.sizes.get_or_insert(Sizes { told: size.min(1), dropped_at: size });
         if !kernel.is_cut || kernel.resized.order < begun.order {
             kernel.is_cut = false;
             sizes.dropped_at = sizes.dropped_at.max(size);
@@ -274,6 +274,31 @@ mod tests {
         assert_eq!(told(), Sizes { told: 100, dropped_at: 100 });
         inode.dropped_pages(300, Tick::of_answer());
         assert_eq!(told(), Sizes { told: 100, dropped_at: 300 });
+    }
+
+    #[test]
+    fn a_read_that_ends_with_the_file_makes_it_shorter_unless_it_was_asked_for_before_it_grew() {
+        let inode = inode();
+        let told = || inode.sizes().expect("told");
+        inode.tell(&attr(300, 1), tick());
+        inode.dropped_pages(300, Tick::of_answer());
+        let late = tick();
+        inode.grown(400);
+        inode.read_to_end(100, late);
+        assert_eq!(told(), Sizes { told: 400, dropped_at: 300 });
+        inode.read_to_end(100, tick());
+        assert_eq!(told(), Sizes { told: 100, dropped_at: 100 });
+        assert!(told().hide(300), "what is behind its new end is zeros");
+    }
+
+    #[test]
+    fn a_change_of_anything_else_does_not_take_growth_back() {
+        let inode = inode();
+        inode.tell(&attr(100, 1), tick());
+        let asked = tick();
+        inode.grown(200);
+        assert_eq!(inode.tell(&attr(100, 1), asked), 200);
+        assert_eq!(inode.tell(&attr(50, 2), tick()), 50, "shortened elsewhere since");
     }
 
     #[test]

@@ -27,11 +27,12 @@ use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, FileHandle, FileType, Tick};
 use efc_buffer::{Buffer, Payload, Sink};
-use efc_cache::{Inode, Sizes};
+use efc_cache::{Inode, Sizes, Version};
 use efc_fuse::Errno;
 
 use super::Inner;
 use super::files::OpenFile;
+use super::saved::saved_version;
 use crate::errno::errno;
 
 /// How long an answer waits for pages to be dropped: a READ of them may wait for the server.
@@ -55,10 +56,12 @@ impl<B: Backend> Inner<B> {
         if attr.kind != FileType::Regular || self.is_unopened() || inode.granted() == 0 {
             return None;
         }
-        // A successor knows only of pages that were noted.
+        // A successor takes no size for granted, unless pages were noted of this version, or the file has not changed for long.
         let noted = || {
-            let pages = self.state.page_version(inode.node()?)?;
-            Some(Sizes { told: pages.size, dropped_at: 0 })
+            let pages = self.state.page_version(inode.node()?);
+            let is_at_rest = || inode.last_shown().is_none_or(|seen| inode.is_settled(seen.part(|attr| attr)));
+            let is_known = pages.map_or_else(is_at_rest, |pages| pages == saved_version(&Version::of(attr)));
+            (!is_known).then_some(Sizes { told: 1, dropped_at: 0 })
         };
         inode.sizes().or_else(noted).filter(|sizes| sizes.is_growth(attr.size))
     }
@@ -187,7 +190,9 @@ impl<B: Backend> Inner<B> {
         let sink = Sink::Buffer(Buffer::new(1).map_err(|_| Errno(libc::ENOMEM))?, 0..1);
         let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), offset, sink).await;
         match read.map_err(|error| errno(&error)) {
-            Ok(read) if read.value.count == 1 => Ok(payload.and_then(Payload::into_buffer).map(|(buffer, _)| buffer[0])),
+            Ok(read) if read.value.count == 1 => {
+                Ok(payload.and_then(Payload::into_buffer).map(|(buffer, _)| buffer[0]))
+            }
             Ok(_) | Err(Errno(libc::EACCES | libc::EPERM | libc::ESTALE)) => Ok(None),
             Err(error) => Err(error),
         }
