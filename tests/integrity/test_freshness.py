@@ -177,3 +177,61 @@ def test_readers_of_a_growing_log_see_what_was_written_and_nothing_else(attr_ttl
             for reader in readers:
                 reader.kill()
                 reader.join()
+
+
+def test_who_is_shown_a_size_can_map_a_growing_file_so_far() -> None:
+    """Maps ask nobody: they end where the kernel takes the file to end, and SIGBUS is behind that."""
+    with Nas() as nas, Keeper() as keeper, keeper.mounted(nas.url, options=("attr-ttl=0s",)) as mount:
+        behind = nas.export_folder() / "log"
+        behind.write_bytes(b"x" * 100)
+        mapper = FORK.Process(target=map_to_the_end, args=(mount / "log", behind))
+        mapper.start()
+        mapper.join(30)
+        status = mapper.exitcode
+        mapper.kill()
+        mapper.join()
+        assert status == 0
+
+
+def map_to_the_end(path: Path, behind: Path) -> None:
+    """Maps all of the file each time that it has grown, and finds in it what was written."""
+    with path.open("rb", buffering=0) as log:
+        for size in (100, 5000, 9000):
+            with behind.open("ab") as writer:
+                writer.write(b"x" * (size - behind.stat().st_size))
+            shown = os.fstat(log.fileno()).st_size
+            assert shown == size
+            with mmap.mmap(log.fileno(), shown, prot=mmap.PROT_READ) as mapped:
+                assert mapped[:] == b"x" * size
+
+
+def test_processes_that_share_one_descriptor_see_what_was_written_and_nothing_else() -> None:
+    """To the daemon that is one reader."""
+    length = sum(map(len, LINES))
+    with Nas() as nas, Keeper() as keeper, keeper.mounted(nas.url, options=("attr-ttl=0s",)) as mount:
+        behind = nas.export_folder() / "log"
+        behind.write_bytes(b"")
+        with (mount / "log").open("rb", buffering=0) as log:
+            pipes = [FORK.Pipe(duplex=False) for _ in range(READERS)]
+            readers = [FORK.Process(target=follow_shared, args=(log.fileno(), length, pipe[1])) for pipe in pipes]
+            for reader in readers:
+                reader.start()
+            try:
+                with behind.open("ab", buffering=0) as writer:
+                    for line in LINES:
+                        writer.write(line)
+                        time.sleep(0.0003)
+                assert all(pipe[0].poll(30) for pipe in pipes), "a reader does not get to the end"
+                assert [pipe[0].recv() for pipe in pipes] == [(0, True)] * READERS
+            finally:
+                for reader in readers:
+                    reader.kill()
+                    reader.join()
+
+
+def follow_shared(log: int, length: int, found: Connection) -> None:
+    """As :func:`follow`, at places of its own."""
+    text = b""
+    while len(text) < length:
+        text += os.pread(log, 1 << 16, len(text))
+    found.send((text.count(0), text == b"".join(LINES)))

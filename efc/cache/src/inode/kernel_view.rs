@@ -76,14 +76,14 @@ impl KernelView {
     }
 
     /// The kernel is told `size`, which was asked for then. What was asked for before the file became longer does not make
-    /// it shorter again; and by itself an answer makes no file longer that is open.
-    fn tell_size(&mut self, size: u64, asked: Tick, is_open: bool) {
+    /// it shorter again; and by itself an answer makes no file longer that is open. Answers with what it believes then.
+    fn tell_size(&mut self, size: u64, asked: Tick, is_open: bool) -> u64 {
         if asked.order >= self.resized.order {
             self.resized.to = 0;
         }
         let size = size.max(self.resized.to);
         match self.sizes {
-            Some(sizes) if is_open && sizes.is_growth(size) => return,
+            Some(sizes) if is_open && sizes.is_growth(size) => return sizes.told,
             Some(sizes) if size > sizes.told => self.lengthen(size),
             Some(sizes) if size < sizes.told => {
                 self.resized.order = Tick::of_answer().order;
@@ -92,6 +92,7 @@ impl KernelView {
             _ => {}
         }
         self.sizes = Some(Sizes::after_telling(self.sizes, size));
+        size
     }
 
     /// The kernel has been told of the node, and of nothing else.
@@ -121,12 +122,12 @@ impl Inode {
         Some(self.facts().kernel.node).filter(|node| *node != 0)
     }
 
-    /// Records that the kernel is told `attr` now, which was asked for then.
-    pub fn tell(&self, attr: &Attr, asked: Tick) {
+    /// Records that the kernel is told `attr` now, which was asked for then. The size that it believes in from then on.
+    pub fn tell(&self, attr: &Attr, asked: Tick) -> u64 {
         let is_open = self.granted() > 0;
         let kernel = &mut self.facts().kernel;
         kernel.told = Some(Seen { value: Version::of(attr), asked });
-        kernel.tell_size(attr.size, asked, is_open);
+        kernel.tell_size(attr.size, asked, is_open)
     }
 
     /// Is this the version that the kernel was told last? If not it counts as told from now on.
@@ -142,13 +143,27 @@ impl Inode {
         self.facts().kernel.told
     }
 
-    /// The kernel believes that the file is at least so long: it has written up to there, or was made to.
+    /// The kernel believes that the file is at least so long: it has written up to there.
     pub fn lengthened(&self, end: u64) {
         let kernel = &mut self.facts().kernel;
         if let Some(sizes) = kernel.sizes.as_mut() {
             sizes.told = sizes.told.max(end);
         }
         kernel.lengthen(end);
+    }
+
+    /// The kernel was made to believe that the file is at least so long, or is told so now. What a predecessor has told it was less.
+    pub fn grown(&self, end: u64) {
+        self.facts().kernel.sizes.get_or_insert(Sizes { told: end, dropped_at: 0 });
+        self.lengthened(end);
+    }
+
+    /// The kernel gets data that was asked for then, and that ends with the file: it takes the file for no longer from then on.
+    pub fn read_to_end(&self, end: u64, asked: Tick) {
+        let kernel = &mut self.facts().kernel;
+        if asked.order >= kernel.resized.order && kernel.sizes.is_some_and(|sizes| end < sizes.told) {
+            kernel.tell_size(end, asked, true);
+        }
     }
 
     /// What the kernel believes of the file's size, if it was told anything.
@@ -159,10 +174,10 @@ impl Inode {
     /// The kernel has dropped all pages since `begun`, after the file had been seen to be `size` long. Those that were filled meanwhile it may
     /// have; and if it was told meanwhile that the file is shorter, it may have cut them off there.
     pub fn dropped_pages(&self, size: u64, begun: Tick) {
-        // What a predecessor has told the kernel does not matter any more.
         let mut facts = self.facts();
         let kernel = &mut facts.kernel;
-        let sizes = kernel.sizes.get_or_insert(Sizes { told: size, dropped_at: size });
+        // What a predecessor has told the kernel is not known.
+        let sizes = kernel.sizes.get_or_insert(Sizes { told: size.min(1), dropped_at: size });
         if !kernel.is_cut || kernel.resized.order < begun.order {
             kernel.is_cut = false;
             sizes.dropped_at = sizes.dropped_at.max(size);
@@ -259,6 +274,31 @@ mod tests {
         assert_eq!(told(), Sizes { told: 100, dropped_at: 100 });
         inode.dropped_pages(300, Tick::of_answer());
         assert_eq!(told(), Sizes { told: 100, dropped_at: 300 });
+    }
+
+    #[test]
+    fn a_read_that_ends_with_the_file_makes_it_shorter_unless_it_was_asked_for_before_it_grew() {
+        let inode = inode();
+        let told = || inode.sizes().expect("told");
+        inode.tell(&attr(300, 1), tick());
+        inode.dropped_pages(300, Tick::of_answer());
+        let late = tick();
+        inode.grown(400);
+        inode.read_to_end(100, late);
+        assert_eq!(told(), Sizes { told: 400, dropped_at: 300 });
+        inode.read_to_end(100, tick());
+        assert_eq!(told(), Sizes { told: 100, dropped_at: 100 });
+        assert!(told().hide(300), "what is behind its new end is zeros");
+    }
+
+    #[test]
+    fn a_change_of_anything_else_does_not_take_growth_back() {
+        let inode = inode();
+        inode.tell(&attr(100, 1), tick());
+        let asked = tick();
+        inode.grown(200);
+        assert_eq!(inode.tell(&attr(100, 1), asked), 200);
+        assert_eq!(inode.tell(&attr(50, 2), tick()), 50, "shortened elsewhere since");
     }
 
     #[test]

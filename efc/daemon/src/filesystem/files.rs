@@ -89,6 +89,11 @@ impl OpenFile {
         self.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
     }
 
+    /// May it be read through?
+    pub(super) fn is_readable(&self) -> bool {
+        self.flags & libc::O_ACCMODE as u32 != libc::O_WRONLY as u32
+    }
+
     /// What its mode depends on.
     pub(super) fn want(&self) -> Want {
         match self.flags as i32 {
@@ -486,6 +491,9 @@ impl<B: Backend> Inner<B> {
         let Seen { value: read, asked } = read?;
         if let Some(attr) = &read.attr {
             file.inode.learn(Seen { value: attr, asked });
+        }
+        if read.eof {
+            file.inode.read_to_end(offset + u64::from(read.count), asked);
         }
         self.note_read(file, Seen { value: read.attr.as_ref(), asked });
         Ok((payload, Seen { value: read, asked }))

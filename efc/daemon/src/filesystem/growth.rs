@@ -4,16 +4,17 @@
 //! believes it first and drops the pages afterwards. And a thread that was told one size cuts the pages off there, when it
 //! gets to it: by then another thread may have been told of further growth, and have read it.
 //!
-//! So a file that others have open here is not made longer by attributes. Its pages are dropped ([`Sizes::hide`]):
-//! those that are read from then on reach at least as far. Then the kernel is given the last byte of the file
-//! (FUSE_NOTIFY_STORE), from which it takes the length, and cuts nothing off. That byte may be older than what a reader gets from the
-//! server at the same time, so its page is dropped again. The kernel ignores attributes in answers to questions from
-//! before all that:
+//! So a file that is open here is not made longer by attributes: several threads may share one open, and maps of it are read
+//! without a question. Its pages are dropped ([`Sizes::hide`]): those that are read from then on reach at least as far. Then
+//! the kernel is given the last byte of the file (FUSE_NOTIFY_STORE), from which it takes the length, and cuts nothing off.
+//! That byte may be older than what a reader gets from the server at the same time, so its page is dropped again. The kernel
+//! ignores attributes in answers to questions from before all that:
 //!
-//! - read(2), which asks with its open file, waits for it and finds the file grown; readers that come at the same time wait
-//!   for the same end. The only reader needs none of it: it takes the size from its own answer.
-//! - stat(2), lookups, and open(2) wait for the drop alone, and their attributes are void for the kernel. stat(2) shows the
-//!   new size all the same.
+//! - read(2), lseek(2) and stat(2) wait for it: who was shown a size finds the file as long, in a map of it, too. Those that come
+//!   at the same time wait for the same end.
+//! - Lookups and open(2) wait for the drop alone.
+//!
+//! Where the server lets nobody read who has the file open, there is no byte to give, and nobody who could find zeros: attributes do it.
 //!
 //! A successor does not know what its predecessors have told the kernel, nor what the kernel has written since; a size that
 //! was smaller would cut off pages with written data. What makes a file longer makes none shorter.
@@ -26,10 +27,13 @@ use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, FileHandle, FileType, Tick};
 use efc_buffer::{Buffer, Payload, Sink};
-use efc_cache::{Inode, Sizes};
+use efc_cache::{Inode, Sizes, Version};
+use efc_fuse::Errno;
 
 use super::Inner;
 use super::files::OpenFile;
+use super::saved::saved_version;
+use crate::errno::errno;
 
 /// How long an answer waits for pages to be dropped: a READ of them may wait for the server.
 const DROP_TIME_LIMIT: Duration = Duration::from_secs(1);
@@ -37,19 +41,29 @@ const DROP_TIME_LIMIT: Duration = Duration::from_secs(1);
 /// ten nanoseconds until it looks where the file ends; an interrupt or the hypervisor may stop it there for longer.
 const LAST_LOOK_TIME: Duration = Duration::from_millis(2);
 
+/// How a file has become longer for the kernel.
+enum Grown {
+    ByStore,
+    /// It is to be.
+    ByAttributes,
+    /// It could not be done, or not in time.
+    Not,
+}
+
 impl<B: Backend> Inner<B> {
-    /// The sizes of a file that has grown elsewhere, if at least so many have it open.
-    fn growth(&self, inode: &Inode, attr: &Attr, opens_min: u32) -> Option<Sizes> {
-        if attr.kind != FileType::Regular || self.is_unopened() {
+    /// The sizes of an open file that has grown elsewhere.
+    fn growth(&self, inode: &Inode, attr: &Attr) -> Option<Sizes> {
+        if attr.kind != FileType::Regular || self.is_unopened() || inode.granted() == 0 {
             return None;
         }
-        // A successor knows only of pages that were noted.
+        // A successor takes no size for granted, unless pages were noted of this version, or the file has not changed for long.
         let noted = || {
-            let pages = self.state.page_version(inode.node()?)?;
-            Some(Sizes { told: pages.size, dropped_at: 0 })
+            let pages = self.state.page_version(inode.node()?);
+            let is_at_rest = || inode.last_shown().is_none_or(|seen| inode.is_settled(seen.part(|attr| attr)));
+            let is_known = pages.map_or_else(is_at_rest, |pages| pages == saved_version(&Version::of(attr)));
+            (!is_known).then_some(Sizes { told: 1, dropped_at: 0 })
         };
-        let sizes = inode.sizes().or_else(noted).filter(|sizes| sizes.is_growth(attr.size))?;
-        (inode.granted() >= opens_min).then_some(sizes)
+        inode.sizes().or_else(noted).filter(|sizes| sizes.is_growth(attr.size))
     }
 
     /// Would the kernel take pages for what they need not be, if it were told what is known of the file now? Where data is
@@ -62,7 +76,7 @@ impl<B: Backend> Inner<B> {
 
     /// Has the file grown elsewhere, while it is open here, or must its pages go for another reason?
     pub(super) fn has_grown_unseen(&self, inode: &Inode, attr: &Attr) -> bool {
-        self.is_open(inode) && (self.growth(inode, attr, 1).is_some() || self.has_doubtful_pages(inode, attr))
+        self.is_open(inode) && (self.growth(inode, attr).is_some() || self.has_doubtful_pages(inode, attr))
     }
 
     /// A file that may be open. What is open here is known here; where the kernel opens files by itself, nothing but the saved state need know of it.
@@ -77,67 +91,111 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// Before the kernel is told these attributes in an answer to anything but a read. `false`: it will ignore them.
+    /// Before the kernel is told these attributes in an answer to a lookup or an open. `false`: it will ignore them.
     pub(super) async fn drop_before_growth(&self, inode: &Inode, attr: &Attr) -> bool {
-        let growth = self.growth(inode, attr, 1);
+        let growth = self.growth(inode, attr);
         if growth.is_some_and(|sizes| sizes.hide(attr.size)) || self.has_doubtful_pages(inode, attr) {
             return !self.drop_pages(inode, attr.size).await;
         }
-        let node = growth.and_then(|_| self.node_in_kernel(inode));
-        node.into_iter().for_each(|node| self.notifier.inval_attributes(node));
-        node.is_none()
+        growth.is_none() || !self.void_attributes(inode)
     }
 
-    /// The size to tell a read that comes through an open file: the kernel believes in it already, unless this is the only reader.
-    pub(super) async fn size_for_reader(&self, file: &OpenFile, attr: &Attr) -> u64 {
-        let inode = &file.inode;
-        if self.has_doubtful_pages(inode, attr) {
-            self.drop_pages(inode, attr.size).await;
+    /// Before the kernel is told these attributes in an answer to anything else: it believes in the size already, if the file is
+    /// open. `false`: it will ignore them.
+    pub(super) async fn grow(&self, inode: &Arc<Inode>, attr: &Attr) -> bool {
+        let is_void = self.has_doubtful_pages(inode, attr) && self.drop_pages(inode, attr.size).await;
+        if self.growth(inode, attr).is_none() {
+            return !is_void;
         }
-        while self.growth(inode, attr, 2).is_some() {
-            if let Some(_flight) = self.growing.begin(*inode.handle()).await
-                && let Some(sizes) = self.growth(inode, attr, 2)
-                && !self.lengthen(file, sizes, attr.size).await
-            {
-                return inode.sizes().map_or(sizes.told, |sizes| sizes.told.max(sizes.dropped_at));
+        // Who has a time limit does not wait for one of others after the other.
+        let grown = efc_tasks::time::in_time(self.grow_together(inode, attr), self.backend.time_limit()).await;
+        match grown {
+            Some(Grown::ByAttributes) => true,
+            _ => !self.void_attributes(inode),
+        }
+    }
+
+    /// One of those that want a file to be so long makes it so, and the others wait for that.
+    async fn grow_together(&self, inode: &Arc<Inode>, attr: &Attr) -> Grown {
+        while self.growth(inode, attr).is_some() {
+            let Some(_flight) = self.growing.begin(*inode.handle()).await else { continue };
+            let Some(sizes) = self.growth(inode, attr) else { break };
+            match self.lengthen(inode, sizes, attr.size).await {
+                Grown::ByStore => {}
+                other => return other,
             }
         }
-        self.note_growth(inode, attr);
-        attr.size
+        Grown::ByStore
+    }
+
+    /// The kernel ignores attributes in answers to questions that it has asked before. `false`: it does not know the file.
+    fn void_attributes(&self, inode: &Inode) -> bool {
+        let node = self.node_in_kernel(inode);
+        node.into_iter().for_each(|node| self.notifier.inval_attributes(node));
+        node.is_some()
     }
 
     /// The kernel takes the size from this answer, in which a file is longer than before, although it is open.
     pub(super) fn note_growth(&self, inode: &Inode, attr: &Attr) {
-        if self.growth(inode, attr, 1).is_some() {
-            inode.lengthened(attr.size);
+        if self.growth(inode, attr).is_some() {
+            inode.grown(attr.size);
         }
     }
 
-    /// Makes a file as long for the kernel as it has been seen to be. `false`: it could not be done.
-    async fn lengthen(&self, file: &OpenFile, sizes: Sizes, size: u64) -> bool {
-        if sizes.hide(size) {
-            if !self.drop_pages(&file.inode, size).await {
-                return false;
+    /// Makes a file as long for the kernel as it has been seen to be.
+    async fn lengthen(&self, inode: &Arc<Inode>, sizes: Sizes, size: u64) -> Grown {
+        let readers = self.readers(inode);
+        if !readers.is_empty() && sizes.hide(size) {
+            if !self.drop_pages(inode, size).await {
+                return Grown::Not;
             }
             efc_tasks::time::sleep(LAST_LOOK_TIME).await;
         }
-        let (node, at) = (file.node, size - 1);
-        let Some(byte) = self.byte_at(file, at).await else { return false };
-        let stored = efc_tasks::time::in_time(self.notifier.store(node, at, byte), Some(DROP_TIME_LIMIT)).await;
-        self.notifier.inval_inode(node, at as i64, 1);
-        let is_longer = stored.unwrap_or(false);
-        if is_longer {
-            file.inode.lengthened(size);
+        let at = size - 1;
+        for file in readers {
+            match self.byte_at(&file, at).await {
+                Ok(Some(byte)) => return self.store_byte(&file, at, byte).await,
+                Ok(None) => {}
+                Err(_) => return Grown::Not,
+            }
         }
-        is_longer
+        inode.grown(size);
+        Grown::ByAttributes
     }
 
-    /// A byte of a file, from the server.
-    async fn byte_at(&self, file: &OpenFile, offset: u64) -> Option<u8> {
-        let sink = Sink::Buffer(Buffer::new(1).ok()?, 0..1);
+    async fn store_byte(&self, file: &OpenFile, at: u64, byte: u8) -> Grown {
+        let stored = efc_tasks::time::in_time(self.notifier.store(file.node, at, byte), Some(DROP_TIME_LIMIT)).await;
+        self.notifier.inval_inode(file.node, at as i64, 1);
+        if stored != Some(true) {
+            return Grown::Not;
+        }
+        file.inode.grown(at + 1);
+        Grown::ByStore
+    }
+
+    /// Opens of a file that its data can be asked for through, one of each user.
+    fn readers(&self, inode: &Arc<Inode>) -> Vec<Arc<OpenFile>> {
+        let open = self.open.lock().expect("open files lock");
+        let mut readers = Vec::<Arc<OpenFile>>::new();
+        for file in open.files.values().filter(|file| Arc::ptr_eq(&file.inode, inode) && file.is_readable()) {
+            if !readers.iter().any(|reader| reader.cred == file.cred) {
+                readers.push(Arc::clone(file));
+            }
+        }
+        readers
+    }
+
+    /// A byte of a file, from the server. `None`: the file is shorter, or its user may not read it.
+    async fn byte_at(&self, file: &OpenFile, offset: u64) -> Result<Option<u8>, Errno> {
+        let sink = Sink::Buffer(Buffer::new(1).map_err(|_| Errno(libc::ENOMEM))?, 0..1);
         let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), offset, sink).await;
-        let (buffer, _) = payload.and_then(Payload::into_buffer)?;
-        (read.ok()?.value.count == 1).then(|| buffer[0])
+        match read.map_err(|error| errno(&error)) {
+            Ok(read) if read.value.count == 1 => {
+                Ok(payload.and_then(Payload::into_buffer).map(|(buffer, _)| buffer[0]))
+            }
+            Ok(_) | Err(Errno(libc::EACCES | libc::EPERM | libc::ESTALE)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Drops the kernel's pages of a file that has been seen to be `size` long. `false`: not all, or not in time.

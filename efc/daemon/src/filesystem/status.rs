@@ -1,7 +1,6 @@
 //! Attributes, asked for and changed, and statfs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, Cred, Seen};
 use efc_cache::{Admission, Inode};
@@ -81,21 +80,12 @@ impl<B: Backend> Inner<B> {
         {
             return Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told });
         }
-        let mut told = match self.attributes(cred, &inode).await {
+        let told = match self.attributes(cred, &inode).await {
             // Another node has removed the directory since it was opened.
             Err(Errno(libc::ESTALE)) if self.has_directory_open(cred.uid, node) => return told_as_removed(&inode),
             told => told?,
         };
-        // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
-        let is_told = match opened {
-            Some(file) => {
-                let size = self.size_for_reader(&file, &told.attr).await;
-                told.ttl = if size == told.attr.size { told.ttl } else { Duration::ZERO };
-                told.attr.size = size;
-                true
-            }
-            None => self.drop_before_growth(&inode, &told.attr).await,
-        };
+        let is_told = self.grow(&inode, &told.attr).await;
         if is_told {
             inode.tell(&told.attr, told.asked);
         }
@@ -119,11 +109,14 @@ impl<B: Backend> Inner<B> {
         let call = Call { cred, ..self.begin(caller, &inode, Intent::default())? };
         let changed = self.change_attributes(call, &inode, &server_change).await?;
         drop(writing);
-        let told = self.attributes_after(cred, &inode, changed).await?;
+        let mut told = self.attributes_after(cred, &inode, changed).await?;
         if change.size.is_some() {
             self.note_growth(&inode, &told.attr);
+        } else {
+            self.grow(&inode, &told.attr).await;
         }
-        inode.tell(&told.attr, told.asked);
+        // The kernel takes the size even if it has learned of another since it asked.
+        told.attr.size = inode.tell(&told.attr, told.asked);
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told }.answer(Response::Attr))
     }
 

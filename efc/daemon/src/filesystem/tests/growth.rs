@@ -7,7 +7,7 @@ use efc_model::Options;
 use efc_tasks::spawn_local;
 
 use super::common::{self, draw, pass};
-use super::kernel::{Kernel, Task, bounded, settings};
+use super::kernel::{File, Kernel, Task, bounded, settings};
 use crate::filesystem::Settings;
 
 const LINE: &[u8] = b"a line of some length\n";
@@ -15,9 +15,12 @@ const LINES: usize = 400;
 const READERS: usize = 4;
 const TTL: Duration = Duration::from_millis(1);
 
-/// One reader's count of reads; each has seen a beginning of the lines, and nothing else.
-async fn follow(kernel: Kernel, lines: Rc<Vec<u8>>) -> usize {
-    let file = kernel.open(Task::root(), "log", libc::O_RDONLY).await.unwrap();
+/// One reader's count of reads; each has seen a beginning of the lines, and nothing else. With `shared`, all have that one open.
+async fn follow(kernel: Kernel, lines: Rc<Vec<u8>>, shared: Option<File>) -> usize {
+    let file = match shared {
+        Some(file) => file,
+        None => kernel.open(Task::root(), "log", libc::O_RDONLY).await.unwrap(),
+    };
     let (mut at, mut reads) = (0, 0);
     while at < lines.len() {
         let task = Task::root();
@@ -27,23 +30,45 @@ async fn follow(kernel: Kernel, lines: Rc<Vec<u8>>) -> usize {
         reads += 1;
         pass(Duration::from_micros(draw(300) as u64)).await;
     }
-    kernel.close(Task::root(), file).await.unwrap();
+    if shared.is_none() {
+        kernel.close(Task::root(), file).await.unwrap();
+    }
     reads
 }
 
-fn grows(seed: u64, settings: Settings) {
+/// What happens while a file grows.
+#[derive(Clone, Copy, Default)]
+struct Story {
+    /// The readers have one open between them.
+    is_shared: bool,
+    /// So often the daemon is killed.
+    kills: usize,
+}
+
+fn grows(seed: u64, settings: Settings, Story { is_shared, kills }: Story) {
     let (simulation, nas, kernel) = common::world(seed, Options::default(), settings);
     let lines = Rc::new(LINE.repeat(LINES));
     nas.write_outside("log", 0, b"");
     simulation.run(async {
-        let readers: Vec<_> = (0..READERS).map(|_| spawn_local(follow(kernel.clone(), Rc::clone(&lines)))).collect();
+        let shared = match is_shared {
+            true => Some(kernel.open(Task::root(), "log", libc::O_RDONLY).await.unwrap()),
+            false => None,
+        };
+        let follow = |_| spawn_local(follow(kernel.clone(), Rc::clone(&lines), shared));
+        let readers: Vec<_> = (0..READERS).map(follow).collect();
         pass(Duration::from_millis(50)).await;
         for line in 0..LINES {
             nas.write_outside("log", (line * LINE.len()) as u64, LINE);
             pass(Duration::from_micros(draw(600) as u64)).await;
+            if kills > 0 && line % (LINES / (kills + 1)) == LINES / (kills + 1) - 1 {
+                kernel.kill_daemon();
+            }
         }
         for reader in readers {
             assert!(reader.await > 10);
+        }
+        if let Some(file) = shared {
+            kernel.close(Task::root(), file).await.unwrap();
         }
         kernel.settled().await;
     });
@@ -53,13 +78,70 @@ fn grows(seed: u64, settings: Settings) {
 #[test]
 fn readers_of_a_growing_file_see_what_was_written_and_nothing_else() {
     for seed in 0..20 {
-        grows(seed, settings(Duration::ZERO));
+        grows(seed, settings(Duration::ZERO), Story::default());
     }
 }
 
 #[test]
 fn so_do_they_within_a_bound() {
     for seed in 0..20 {
-        grows(seed, bounded(TTL));
+        grows(seed, bounded(TTL), Story::default());
     }
+}
+
+#[test]
+fn so_do_threads_that_share_one_open() {
+    for seed in 0..20 {
+        grows(seed, settings(Duration::ZERO), Story { is_shared: true, ..Story::default() });
+    }
+}
+
+#[test]
+fn so_do_they_when_daemons_die() {
+    for seed in 0..20 {
+        grows(seed, settings(Duration::ZERO), Story { kills: 3, ..Story::default() });
+    }
+}
+
+/// It knows of the size of the pages, and of nothing else; a file that ends with a page has nothing to be dropped.
+#[test]
+fn a_successor_lengthens_a_file_that_has_ended_with_a_page() {
+    let (simulation, nas, kernel) = common::world(1, Options::default(), settings(Duration::ZERO));
+    nas.write_outside("log", 0, &[1; 8192]);
+    simulation.run(async {
+        pass(Duration::from_secs(1)).await;
+        let open = async || kernel.open(Task::root(), "log", libc::O_RDONLY).await.unwrap();
+        for _ in 0..2 {
+            common::head(&kernel, Task::root(), "log", 8192).await.unwrap(); // the second time its version is settled
+            pass(Duration::from_secs(1)).await;
+        }
+        let files = [open().await, open().await];
+        kernel.read(Task::root(), files[0], 0, 8192).await.unwrap();
+        kernel.kill_daemon();
+        nas.write_outside("log", 8192, LINE);
+        for file in files {
+            assert_eq!(kernel.read(Task::root(), file, 8192, 100).await.unwrap(), LINE);
+            kernel.close(Task::root(), file).await.unwrap();
+        }
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_left();
+}
+
+/// Maps of a file end where the kernel takes it to end, and ask nobody.
+#[test]
+fn who_is_shown_a_size_by_stat_finds_the_file_as_long() {
+    let (simulation, nas, kernel) = common::world(1, Options::default(), settings(Duration::ZERO));
+    nas.write_outside("log", 0, LINE);
+    simulation.run(async {
+        let file = kernel.open(Task::root(), "log", libc::O_RDONLY).await.unwrap();
+        kernel.read(Task::root(), file, 0, 100).await.unwrap();
+        nas.write_outside("log", LINE.len() as u64, LINE);
+        let shown = kernel.stat(Task::root(), "log").await.unwrap().size;
+        assert_eq!(shown, 2 * LINE.len() as u64);
+        assert_eq!(kernel.size_in_kernel(file), shown);
+        kernel.close(Task::root(), file).await.unwrap();
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_left();
 }

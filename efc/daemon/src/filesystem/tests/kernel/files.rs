@@ -113,6 +113,11 @@ impl Kernel {
         Ok(attr)
     }
 
+    /// Where the file ends for the kernel, which is not asked for.
+    pub fn size_in_kernel(&self, file: File) -> u64 {
+        self.0.tables().inodes[&file.node].attr.size
+    }
+
     /// stat(2)
     pub async fn stat(&self, task: Task, path: &str) -> Done<Attr> {
         self.at_path(task, path, async |node| self.attributes(task, node, None).await).await
