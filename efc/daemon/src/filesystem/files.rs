@@ -51,6 +51,10 @@ pub struct OpenFile {
     dropped_for: OnceLock<Version>,
     /// That is noted.
     is_noted: AtomicBool,
+    /// How long the server has shown the file to be when it was opened.
+    size: OnceLock<u64>,
+    /// The kernel may have pages of the file that were read through this open, or before it.
+    has_pages: AtomicBool,
     /// Its place among all opens, if that is of interest to its first read ([`super::ahead`]).
     places: Mutex<Option<Places>>,
 }
@@ -75,8 +79,9 @@ impl<B: Backend> Drop for Opening<B> {
 
 impl OpenFile {
     pub(super) fn new(node: u64, inode: Arc<Inode>, cred: Cred, flags: u32) -> OpenFile {
-        let (dropped_for, is_noted, places) = (OnceLock::new(), AtomicBool::new(false), Mutex::default());
-        OpenFile { node, inode, cred, flags, dropped_for, is_noted, places }
+        let [is_noted, has_pages] = [false, true].map(AtomicBool::new);
+        let (dropped_for, size, places) = (OnceLock::new(), OnceLock::new(), Mutex::default());
+        OpenFile { node, inode, cred, flags, dropped_for, is_noted, size, has_pages, places }
     }
 
     /// Notes another place among all opens, or none; what that was.
@@ -92,6 +97,16 @@ impl OpenFile {
     /// May it be read through?
     pub(super) fn is_readable(&self) -> bool {
         self.flags & libc::O_ACCMODE as u32 != libc::O_WRONLY as u32
+    }
+
+    /// Are there no pages, because nobody has read through it, and it let all go?
+    fn is_without_pages(&self) -> bool {
+        !self.is_writable() && !self.has_pages.load(Ordering::Acquire)
+    }
+
+    /// Was the file as long as that when it was opened, and are there no pages since?
+    pub(super) fn is_unread_since(&self, size: u64) -> bool {
+        self.is_without_pages() && self.size.get().is_some_and(|shown| *shown >= size)
     }
 
     /// What its mode depends on.
@@ -178,6 +193,7 @@ impl<B: Backend> Inner<B> {
         };
         if let Some(seen) = &seen {
             self.drop_before_growth(&inode, &seen.value).await;
+            let _ = file.size.set(seen.value.size);
         }
         self.open_ahead(&file, is_asked);
         let shown = seen.as_ref().map(|seen| &seen.value);
@@ -248,6 +264,9 @@ impl<B: Backend> Inner<B> {
 
     /// A read came through this open: open(2) has returned, and whatever pages there were are gone.
     fn note_pages(&self, file: &OpenFile) {
+        if file.is_without_pages() {
+            file.has_pages.store(true, Ordering::Release);
+        }
         if let Some(version) = file.dropped_for.get()
             && !file.is_noted.load(Ordering::Relaxed)
             && !file.is_noted.swap(true, Ordering::Relaxed)
@@ -334,6 +353,7 @@ impl<B: Backend> Inner<B> {
         let opened = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM));
         let fh = opened.inspect_err(|_| self.modes.leave(file.node))?;
         let flags = self.open_flags(&file, keep_cache, entered);
+        file.has_pages.store(keep_cache, Ordering::Release);
         self.failures.opened(fh, file.node);
         if !keep_cache && file.inode.granted() == 0 {
             file.inode.lets_pages_go();

@@ -14,6 +14,8 @@
 //!   at the same time wait for the same end.
 //! - Lookups and open(2) wait for the drop alone.
 //!
+//! If it had grown before it was opened, and was not open otherwise, there are no pages, and attributes tell the length.
+//!
 //! Where the server lets nobody read who has the file open, there is no byte to give, and nobody who could find zeros: attributes do it.
 //!
 //! A successor does not know what its predecessors have told the kernel, nor what the kernel has written since; a size that
@@ -107,12 +109,21 @@ impl<B: Backend> Inner<B> {
         if self.growth(inode, attr).is_none() {
             return !is_void;
         }
+        if self.is_first_look(inode, attr) {
+            inode.grown(attr.size);
+            return !is_void;
+        }
         // Who has a time limit does not wait for one of others after the other.
         let grown = efc_tasks::time::in_time(self.grow_together(inode, attr), self.backend.time_limit()).await;
         match grown {
             Some(Grown::ByAttributes) => true,
             _ => !self.void_attributes(inode),
         }
+    }
+
+    /// Is this the first look of who has opened a file that nobody else has open, and that has not grown since? There are no pages.
+    fn is_first_look(&self, inode: &Arc<Inode>, attr: &Attr) -> bool {
+        inode.granted() == 1 && self.readers(inode).iter().all(|file| file.is_unread_since(attr.size))
     }
 
     /// One of those that want a file to be so long makes it so, and the others wait for that.

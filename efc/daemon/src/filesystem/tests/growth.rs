@@ -6,7 +6,7 @@ use std::time::Duration;
 use efc_model::Options;
 use efc_tasks::spawn_local;
 
-use super::common::{self, draw, pass};
+use super::common::{self, calls, draw, pass};
 use super::kernel::{File, Kernel, Task, bounded, settings};
 use crate::filesystem::Settings;
 
@@ -141,6 +141,24 @@ fn who_is_shown_a_size_by_stat_finds_the_file_as_long() {
         assert_eq!(shown, 2 * LINE.len() as u64);
         assert_eq!(kernel.size_in_kernel(file), shown);
         kernel.close(Task::root(), file).await.unwrap();
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_left();
+}
+
+#[test]
+fn a_file_that_has_grown_before_it_is_opened_costs_no_more_than_another() {
+    let (simulation, nas, kernel) = common::world(1, Options::default(), settings(Duration::from_secs(60)));
+    simulation.run(async {
+        let mut costs = Vec::new();
+        for length in [5000, 5000, 6000, 7001] {
+            nas.write_outside("log", 0, &vec![b'x'; length]);
+            pass(Duration::from_secs(3)).await;
+            let (cost, read) = calls(&nas, common::head(&kernel, Task::root(), "log", 1 << 16)).await;
+            assert_eq!(read.unwrap().len(), length);
+            costs.push(cost);
+        }
+        assert_eq!(costs[1..], [costs[1]; 3]);
         kernel.settled().await;
     });
     kernel.assert_nothing_left();
