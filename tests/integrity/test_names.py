@@ -170,7 +170,7 @@ def test_a_file_that_another_node_has_made_unseen_is_truncated() -> None:
 def test_a_link_that_another_node_has_made_unseen_is_followed_by_an_open_that_would_make_a_file(flags: int) -> None:
     """The kernel here knows of no such name, and asks for a new file."""
     with nodes() as (here, elsewhere):
-        assert not (here / "link").exists() and not (here / "pipe").exists() and not (here / "directory").exists()
+        assert not any((here / name).exists() for name in ("link", "pipe", "directory"))
         (elsewhere / "target").write_text("as it was")
         (elsewhere / "link").symlink_to("target")
         os.mkfifo(elsewhere / "pipe")

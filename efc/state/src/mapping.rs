@@ -21,10 +21,10 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FlockOperation, SealFlags, SeekFrom};
 use rustix::process::{Flock, FlockType};
 
-use crate::regions::PAGE;
-
 /// Bytes of a word.
 pub const WORD: usize = size_of::<AtomicU64>();
+/// Bytes of a page. Regions start at multiples of it; it is also the size of the smallest block of the arena.
+pub const PAGE: usize = 4096;
 
 static LOCK_REFUSED: AtomicBool = AtomicBool::new(false);
 

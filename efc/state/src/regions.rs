@@ -6,14 +6,13 @@
 //! it. A tag is never used again, and a row that a release has written to states is never changed: its region would
 //! count as missing.
 
+pub use super::mapping::PAGE;
 use super::mapping::WORD;
 
 /// Bytes of a file handle that a record holds: as many as NFSv3 has, and one more ([`super::file_handles`]).
 pub const FILE_HANDLE_MAX: usize = 65;
 /// Supplementary groups that a record holds: as many as AUTH_SYS carries.
 pub const GROUPS_MAX: usize = 16;
-/// Regions start at multiples of this many bytes; it is also the size of the smallest block of the arena.
-pub const PAGE: usize = 4096;
 /// Bytes of the largest block of the arena: as much as one write may have.
 pub const PAYLOAD_MAX: usize = 1 << 20;
 /// Bytes of an area for a request: the largest message fits in it.
