@@ -1,7 +1,7 @@
 //! The file system between a kernel and a NAS that are both played: without root, without a server, under whatever
 //! schedule a seed makes.
 //!
-//! [`behind`], [`blocks`], [`faults`], [`modes`], [`names`], [`passthrough`], [`several`], [`unopened`] and [`warming`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
+//! [`behind`], [`blocks`], [`faults`], [`growth`], [`modes`], [`names`], [`passthrough`], [`several`], [`unopened`] and [`warming`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
 //! compare with a reference. Each of these has a seed, which a
 //! failure prints: `EFC_MODEL_SEED=N cargo test -p efcd model` runs it again, `EFC_MODEL_RUNS=N` runs so many,
 //! `EFC_MODEL_LOG=debug` shows what the file system and its kernel say.
@@ -16,6 +16,7 @@ mod blocks;
 mod common;
 #[cfg(not(feature = "shuttle"))]
 mod faults;
+#[cfg(not(feature = "shuttle"))]
 mod growth;
 #[cfg(not(feature = "shuttle"))]
 mod histories;

@@ -1,7 +1,17 @@
 //! System calls about a file and its data.
 
-use super::super::common::{draw, pass};
 use super::*;
+
+/// Others may run for a while of up to so many microseconds.
+#[cfg(not(feature = "shuttle"))]
+async fn linger(micros_max: u64) {
+    let micros = simulation::current().map_or(0, |simulation| simulation.draw(micros_max));
+    efc_tasks::time::sleep(Duration::from_micros(micros)).await;
+}
+
+/// The schedule explorer lets others run wherever a lock is taken.
+#[cfg(feature = "shuttle")]
+async fn linger(_micros_max: u64) {}
 
 impl Kernel {
     /// open(2) of a file; with O_CREAT and O_EXCL as given.
@@ -105,9 +115,9 @@ impl Kernel {
         let is_cut = self.0.tables().believe(node, &attr, ttl, version);
         if is_cut {
             // A thread that has taken another size is not at once where it cuts the pages off, nor where it drops what is left of them.
-            pass(Duration::from_micros(draw(500) as u64)).await;
+            linger(500).await;
             self.0.tables().zero_behind(node, attr.size);
-            pass(Duration::from_micros(draw(200) as u64)).await;
+            linger(200).await;
             self.0.tables().cut_pages(node, attr.size);
         }
         Ok(attr)
