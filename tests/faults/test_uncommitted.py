@@ -87,7 +87,7 @@ def lose(path: Path) -> None:
 
 @pytest.fixture
 def scene(nas: Nas, keeper: Keeper, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    folder = nas.export_folder() / request.node.name.translate({ord("["): "-", ord("]"): None, ord(" "): "-"})
+    folder = nas.export_folder() / request.node.name.translate({ord("["): "-", ord("]"): None, ord(" "): "-", ord(","): None})
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
     options = getattr(request, "param", [])
@@ -318,7 +318,13 @@ def test_close_and_the_end_of_a_process_send_it_too(scene: Scene) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_what_is_damaged_is_reported_and_costs_nobody_else(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("scene", "server_dies"),
+    [(["write-behind=0s"], True), (["write-behind=60s"], True), (["write-behind=60s"], False)],
+    indirect=["scene"],
+    ids=["sent", "held back", "held back, server lives"],
+)
+def test_what_is_damaged_is_reported_and_costs_nobody_else(scene: Scene, *, server_dies: bool) -> None:
     marker = 4242
     with Writer(scene.mount) as writer:
         for name in ("whole", "damaged"):
@@ -327,7 +333,8 @@ def test_what_is_damaged_is_reported_and_costs_nobody_else(scene: Scene) -> None
         scene.write(writer, "damaged", 0, marker, 4 * KIB)
         damage(scene.keeper, bytes(scene.files["damaged"]))
         scene.daemon_dies()
-        scene.server_dies()
+        if server_dies:
+            scene.server_dies()
         writer.sync("whole")
         with pytest.raises(OSError, match="Input/output error"):
             writer.sync("damaged")

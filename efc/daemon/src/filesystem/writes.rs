@@ -107,10 +107,17 @@ impl<B: Backend> Inner<B> {
                 self.state.remove_write(record);
                 continue;
             };
+            let answered = if write.verifier == UNSENT { self.state.answered(record) } else { Some(write.verifier) };
+            let is_held_back = answered.is_none() && write.unanswered.is_none();
+            if is_held_back && payload_checksum(&write.data) != write.checksum {
+                log::error!("{inode:?}: uncommitted data is damaged");
+                self.state.remove_write(record);
+                self.note_lost(&inode, Errno(libc::EIO));
+                continue;
+            }
             let memory = payload_cost(write.data.len());
             self.writes.inherit(memory);
             (count, bytes) = (count + 1, bytes + write.data.len());
-            let answered = if write.verifier == UNSENT { self.state.answered(record) } else { Some(write.verifier) };
             let cred = Cred { uid: write.uid, gid: write.gid, groups: write.groups.into() };
             let data = (write.data, write.checksum);
             let chunk = Chunk {
