@@ -87,7 +87,7 @@ def lose(path: Path) -> None:
 
 @pytest.fixture
 def scene(nas: Nas, keeper: Keeper, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    folder = nas.export_folder() / request.node.name.translate({ord("["): "-", ord("]"): None, ord(" "): "-", ord(","): None})
+    folder = nas.export_folder() / request.node.name.translate({ord("["): "-", ord("]"): None, ord(" "): "-"})
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
     options = getattr(request, "param", [])
@@ -322,7 +322,7 @@ def test_close_and_the_end_of_a_process_send_it_too(scene: Scene) -> None:
     ("scene", "server_dies"),
     [(["write-behind=0s"], True), (["write-behind=60s"], True), (["write-behind=60s"], False)],
     indirect=["scene"],
-    ids=["sent", "held back", "held back, server lives"],
+    ids=["sent", "held back", "held back with the server alive"],
 )
 def test_what_is_damaged_is_reported_and_costs_nobody_else(scene: Scene, *, server_dies: bool) -> None:
     marker = 4242
