@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,13 +87,18 @@ def kill(*names: str, daemons: bool = False) -> Strike:
         found = living_daemons(driver) if daemons else []
         for name in names:
             driver.kill(name)
-        for pid in found:
-            with suppress(ProcessLookupError):  # one that was just being started ends with its keeper
-                os.kill(pid, signal.SIGKILL)
+        _kill(found)
         for name in names:
             driver.start(name)
 
     return strike
+
+
+def _kill(daemons: Iterable[int]) -> None:
+    """SIGKILL; one that was just being started ends with its keeper, maybe before."""
+    for pid in daemons:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def living_daemons(driver: Driver) -> list[int]:
@@ -114,9 +119,7 @@ def kill_in_a_row(driver: Driver, number: int) -> None:
     kill(daemons=True)(driver, number)
     for _ in range(2):
         time.sleep(moments.uniform(0, 0.1))
-        for daemon in driver.daemons():
-            with suppress(ProcessLookupError):
-                os.kill(daemon.pid, signal.SIGKILL)
+        _kill(daemon.pid for daemon in driver.daemons())
 
 
 def hang(driver: Driver, _number: int) -> None:

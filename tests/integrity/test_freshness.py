@@ -11,6 +11,7 @@ import os
 import time
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -167,16 +168,26 @@ def test_readers_of_a_growing_log_see_what_was_written_and_nothing_else(attr_ttl
             reader.start()
         try:
             assert all(event.wait(30) for event in ready)
-            with behind.open("ab", buffering=0) as log:
-                for line in LINES:
-                    log.write(line)
-                    time.sleep(0.0003)
-            assert all(pipe[0].poll(30) for pipe in pipes), "a reader does not get to the end"
-            assert [pipe[0].recv() for pipe in pipes] == [(0, True)] * READERS
+            grow_under_readers(behind, [pipe[0] for pipe in pipes])
         finally:
-            for reader in readers:
-                reader.kill()
-                reader.join()
+            end(readers)
+
+
+def grow_under_readers(behind: Path, found: list[Connection]) -> None:
+    """Writes the lines, one at a time; each reader has read them, and no NULs."""
+    with behind.open("ab", buffering=0) as log:
+        for line in LINES:
+            log.write(line)
+            time.sleep(0.0003)
+    assert all(one.poll(30) for one in found), "a reader does not get to the end"
+    assert [one.recv() for one in found] == [(0, True)] * READERS
+
+
+def end(processes: list[ForkProcess]) -> None:
+    """SIGKILL, if they have not ended by themselves."""
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def test_who_is_shown_a_size_can_map_a_growing_file_so_far() -> None:
@@ -217,16 +228,9 @@ def test_processes_that_share_one_descriptor_see_what_was_written_and_nothing_el
             for reader in readers:
                 reader.start()
             try:
-                with behind.open("ab", buffering=0) as writer:
-                    for line in LINES:
-                        writer.write(line)
-                        time.sleep(0.0003)
-                assert all(pipe[0].poll(30) for pipe in pipes), "a reader does not get to the end"
-                assert [pipe[0].recv() for pipe in pipes] == [(0, True)] * READERS
+                grow_under_readers(behind, [pipe[0] for pipe in pipes])
             finally:
-                for reader in readers:
-                    reader.kill()
-                    reader.join()
+                end(readers)
 
 
 def follow_shared(log: int, length: int, found: Connection) -> None:

@@ -96,6 +96,11 @@ impl Committing {
     }
 }
 
+/// Is the data what was written? In the saved state it may have been damaged since.
+fn is_whole(chunk: &Chunk) -> bool {
+    payload_checksum(&chunk.data) == chunk.checksum
+}
+
 impl<B: Backend> Inner<B> {
     /// Takes over what a predecessor had written and not committed. The files with writes that the server has not
     /// answered.
@@ -108,16 +113,7 @@ impl<B: Backend> Inner<B> {
                 continue;
             };
             let answered = if write.verifier == UNSENT { self.state.answered(record) } else { Some(write.verifier) };
-            let is_held_back = answered.is_none() && write.unanswered.is_none();
-            if is_held_back && payload_checksum(&write.data) != write.checksum {
-                log::error!("{inode:?}: uncommitted data is damaged");
-                self.state.remove_write(record);
-                self.note_lost(&inode, Errno(libc::EIO));
-                continue;
-            }
             let memory = payload_cost(write.data.len());
-            self.writes.inherit(memory);
-            (count, bytes) = (count + 1, bytes + write.data.len());
             let cred = Cred { uid: write.uid, gid: write.gid, groups: write.groups.into() };
             let data = (write.data, write.checksum);
             let chunk = Chunk {
@@ -127,6 +123,15 @@ impl<B: Backend> Inner<B> {
                 memory,
                 ..Chunk::new(write.offset, data, cred, answered.unwrap_or(write.verifier))
             };
+            let is_held_back = answered.is_none() && chunk.unanswered.is_none();
+            if is_held_back && !is_whole(&chunk) {
+                log::error!("{inode:?}: uncommitted data is damaged");
+                self.state.remove_write(record);
+                self.note_lost(&inode, Errno(libc::EIO));
+                continue;
+            }
+            self.writes.inherit(memory);
+            (count, bytes) = (count + 1, bytes + chunk.data.len());
             let mut pending = self.pending(&inode);
             if write.unanswered.is_some() && !unanswered.contains(&inode) {
                 unanswered.push(inode.clone());
@@ -177,7 +182,7 @@ impl<B: Backend> Inner<B> {
 
     /// Sends a write again, the first of it under its old ticket; the server's verifier, or `None` if it was refused.
     async fn repeat(&self, inode: &Arc<Inode>, chunk: &Chunk, ticket: Ticket) -> Option<Verifier> {
-        if payload_checksum(&chunk.data) != chunk.checksum {
+        if !is_whole(chunk) {
             return None;
         }
         let (mut offset, mut data, mut verifier) = (chunk.offset, chunk.data.clone(), None);
@@ -565,8 +570,7 @@ impl<B: Backend> Inner<B> {
     /// Of bytes that were written more than once only the last are sent: the server may have those already, and a reader
     /// must not see the file go back.
     async fn write_all_again(&self, inode: &Arc<Inode>, chunks: &[Chunk]) -> Result<(), Errno> {
-        let is_whole = |chunk: &&Chunk| payload_checksum(&chunk.data) == chunk.checksum;
-        let whole: Vec<&Chunk> = chunks.iter().filter(is_whole).collect(); // damaged data is not sent, and covers nothing
+        let whole: Vec<&Chunk> = chunks.iter().filter(|chunk| is_whole(chunk)).collect(); // damaged data is not sent, and covers nothing
         let mut covered = Covered::default();
         let range = |chunk: &Chunk| chunk.offset..chunk.offset + chunk.data.len() as u64;
         let newest_first: Vec<_> = whole.iter().rev().map(|chunk| covered.cover(range(chunk))).collect();

@@ -118,7 +118,7 @@ impl Kernel {
             linger(500).await;
             self.0.tables().zero_behind(node, attr.size);
             linger(200).await;
-            self.0.tables().cut_pages(node, attr.size);
+            self.0.tables().drop_pages(node, 0, u64::MAX);
         }
         Ok(attr)
     }

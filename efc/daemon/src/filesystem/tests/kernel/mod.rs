@@ -150,6 +150,12 @@ impl Shared {
         self.tables.lock().unwrap()
     }
 
+    /// Ends when no READ of the node is under way.
+    async fn until_read(&self, node: u64) {
+        let is_read = || self.tables().inodes.get(&node).is_some_and(|inode| inode.reads > 0);
+        self.until(|| !is_read()).await;
+    }
+
     /// Ends when `is_so`, which READs and RELEASEs that end may bring about.
     async fn until(&self, is_so: impl Fn() -> bool) {
         loop {

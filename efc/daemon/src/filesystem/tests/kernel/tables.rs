@@ -102,8 +102,7 @@ impl Notify for Notified {
         kernel.iter().for_each(|kernel| kernel.tables().inval_attributes(node));
         Box::pin(async move {
             let Some(kernel) = kernel else { return false };
-            let is_read = || kernel.tables().inodes.get(&node).is_some_and(|inode| inode.reads > 0);
-            kernel.until(|| !is_read()).await;
+            kernel.until_read(node).await;
             kernel.tables().drop_pages(node, 0, u64::MAX);
             true
         })
@@ -113,8 +112,7 @@ impl Notify for Notified {
         let kernel = self.0.upgrade();
         Box::pin(async move {
             let Some(kernel) = kernel else { return false };
-            let is_read = || kernel.tables().inodes.get(&node).is_some_and(|inode| inode.reads > 0);
-            kernel.until(|| !is_read()).await;
+            kernel.until_read(node).await;
             kernel.tables().store(node, offset, byte);
             true
         })
@@ -157,7 +155,7 @@ impl Tables {
     /// `fuse_change_attributes`: attributes from an answer to a question that was asked at `version`.
     pub(super) fn take_attributes(&mut self, node: u64, attr: &Attr, ttl: Duration, version: u64) {
         if self.believe(node, attr, ttl, version) {
-            self.cut_pages(node, attr.size);
+            self.drop_pages(node, 0, u64::MAX);
         }
     }
 
@@ -177,12 +175,7 @@ impl Tables {
         before.size != attr.size
     }
 
-    /// Zeros behind `size`, and no pages.
-    pub(super) fn cut_pages(&mut self, node: u64, size: u64) {
-        self.zero_behind(node, size);
-        self.drop_pages(node, 0, u64::MAX);
-    }
-
+    /// Its second part, `truncate_pagecache`.
     pub(super) fn zero_behind(&mut self, node: u64, size: u64) {
         let Some(inode) = self.inodes.get_mut(&node) else { return };
         inode.pages.retain(|page, _| page * PAGE < size);
