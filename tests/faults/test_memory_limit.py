@@ -65,6 +65,9 @@ def test_more_names_than_fit_are_an_error_and_no_end() -> None:
             assert b"new" not in nas.root.children, "nothing is made that nobody can be told of"
             status = keeper.status(mount)
             assert (status["restarts"], status["pid"]) == (0, pid)
+            metadata = status["stats"]["metadata"]
+            taken = sum(int(metadata[kind]) for kind in ("inode_bytes", "name_bytes", "listing_bytes"))
+            assert taken <= int(metadata["bytes_max"]) * 9 // 8, metadata
 
 
 class Held:

@@ -40,8 +40,10 @@ pub use listing::{Gathering, ListedName, Listing};
 const SHARDS: usize = 16;
 /// Names that are looked at to make room, with one lock of a shard: the lock is held for microseconds.
 const STEPS_MAX: usize = 256;
-/// Shards that are looked at to make room for one more name or page.
-const ROUNDS_MAX: usize = 64;
+/// Names that are looked at, on average, to make room for one: the hand of the clock passes those that were used of late.
+const STEPS_FOR_ONE: usize = 4;
+/// Shards that are looked at to make room, however few names have come.
+const ROUNDS_MIN: usize = 64;
 /// What a name leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
@@ -151,23 +153,25 @@ impl Names {
 
     /// Changes what is known of a directory, and makes room for it.
     fn change<T>(&self, directory: &Arc<Inode>, change: impl FnOnce(&mut Directory) -> T) -> T {
-        let result = {
+        let (result, added) = {
             let mut shard = self.shard(directory.handle());
             let found = shard
                 .directories
                 .entry(*directory.handle())
                 .or_insert_with(|| Directory::new(directory, self.readings.fetch_add(1, Ordering::Relaxed) << 32));
             debug_assert!(Arc::ptr_eq(&found.inode, directory), "there is no second inode of a handle that is held");
+            let before = found.names.len();
             let result = change(found);
             found.count(&self.memory);
-            result
+            (result, found.names.len().saturating_sub(before))
         };
-        self.make_room();
+        self.make_room(added);
         result
     }
 
-    fn make_room(&self) {
-        for _ in 0..ROUNDS_MAX {
+    /// After so many names were added. All names may be in one shard.
+    fn make_room(&self, added: usize) {
+        for _ in 0..ROUNDS_MIN.max(added * STEPS_FOR_ONE / STEPS_MAX * SHARDS) {
             if !self.memory.has_too_many_names() {
                 return;
             }
@@ -277,7 +281,7 @@ impl Names {
         standing: &Standing,
     ) {
         self.change(directory, |known| {
-            known.names.reserve(names.size_hint().0);
+            known.names.reserve(names.size_hint().1.unwrap_or_default());
             names.for_each(|(name, object)| known.learn(name, Some(object), standing));
         });
     }

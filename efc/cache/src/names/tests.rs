@@ -291,3 +291,19 @@ fn names_that_are_forgotten_while_a_listing_is_large_give_memory_back() {
     let used = world.names.memory.used();
     assert_eq!((used.names, used.listings), (0, 0));
 }
+
+#[test]
+fn a_listing_with_more_names_than_there_is_room_for_makes_room_for_each_page() {
+    let world = World::new();
+    let standing = world.answer(1);
+    for page in 0..20_u32 {
+        let names: Vec<[u8; 4]> = (0..4000).map(|number| (page * 4000 + number).to_le_bytes()).collect();
+        let objects: Vec<FileHandle> = names.iter().map(|name| handle(name)).collect();
+        world.names.learn_page(&world.directory, names.iter().map(|name| &name[..]).zip(&objects), &standing);
+        let used = world.names.memory.used();
+        assert!(used.names <= used.max, "after page {page}: {used:?}");
+        for name in &names {
+            world.known(name);
+        }
+    }
+}
