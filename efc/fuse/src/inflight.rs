@@ -133,6 +133,11 @@ impl InFlight {
         None
     }
 
+    /// Is every request answered?
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
     /// For how long the oldest request has been waiting for its answer.
     pub fn oldest(&self) -> Option<Duration> {
         let arrived = |shard: &Mutex<HashMap<u64, Waiting>>| {

@@ -23,6 +23,7 @@ mod directory;
 mod filesystem;
 mod inbox;
 mod inflight;
+mod lookout;
 mod negotiation;
 mod notify;
 mod reply;

@@ -17,7 +17,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -32,6 +32,7 @@ use crate::abi;
 use crate::config::SessionConfig;
 use crate::filesystem::Filesystem;
 use crate::inbox::{Inbox, NoMemory, payload_of};
+use crate::lookout::{Lookout, Turn};
 use crate::negotiation::{self, Negotiated};
 use crate::notify::{self, Notifier};
 use crate::reply::{Channel, Coming, NO_DATA};
@@ -61,6 +62,7 @@ struct Shared {
     config: SessionConfig,
     notifier: Mutex<Option<Notifier>>,
     shortage: Shortage,
+    lookout: Lookout,
     is_draining: AtomicBool,
     /// No thread reads any more.
     is_over: AtomicBool,
@@ -75,8 +77,9 @@ impl Session {
         }
         let channel = Arc::new(Channel::new(device, Arc::clone(&state)));
         let (notifier, is_draining, is_over) = (Mutex::new(None), AtomicBool::new(false), AtomicBool::new(false));
-        let shortage = Shortage::default();
-        Session { shared: Arc::new(Shared { channel, state, config, notifier, shortage, is_draining, is_over }) }
+        let (shortage, lookout) = Default::default();
+        let shared = Shared { channel, state, config, notifier, shortage, lookout, is_draining, is_over };
+        Session { shared: Arc::new(shared) }
     }
 
     /// New session: answers INIT (blocks until mount(2) is done and the kernel sends it). Resumed: asks the kernel for RESEND,
@@ -308,13 +311,23 @@ impl Shared {
             Some(requests) => Inbox::saved(Arc::clone(requests)),
             None => Inbox::buffer()?,
         };
+        let mut turn = None;
         loop {
+            let watch: &mut Turn<'_> = turn.get_or_insert_with(|| self.lookout.turn());
+            if self.is_draining.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            if watch.is_alone() {
+                watch.look(self.channel.device.as_fd(), self.channel.in_flight.is_empty());
+            } else {
+                turn = None; // for others, too
+            }
             match rustix::io::read(&self.channel.device, inbox.room()) {
                 // What was just read is not answered: the next daemon gets it.
                 Ok(_) if self.is_draining.load(Ordering::Acquire) => return Ok(()),
                 Ok(length) => {
                     self.state.fence();
-                    if !self.take(&mut inbox, length, filesystem)? {
+                    if !self.take(&mut inbox, length, &mut turn, filesystem)? {
                         return Ok(());
                     }
                 }
@@ -327,9 +340,17 @@ impl Shared {
     }
 
     /// Takes one message; `false` if it was the last.
-    fn take(&self, inbox: &mut Inbox, length: usize, filesystem: &dyn Filesystem) -> io::Result<bool> {
+    fn take<'a>(
+        &'a self,
+        inbox: &mut Inbox,
+        length: usize,
+        turn: &mut Option<Turn<'a>>,
+        filesystem: &dyn Filesystem,
+    ) -> io::Result<bool> {
         let message = &inbox.room()[..length];
-        match wire::decode(message) {
+        let decoded = wire::decode(message);
+        self.pass_on(turn, &decoded);
+        match decoded {
             Ok(Message::Request { request, payload }) => {
                 self.take_request(request, payload, inbox, length, filesystem);
                 return Ok(true);
@@ -352,6 +373,16 @@ impl Shared {
         }
         inbox.again();
         Ok(true)
+    }
+
+    /// Another thread waits for what comes next, unless one that has just been read is short and its caller alone.
+    fn pass_on<'a>(&'a self, turn: &mut Option<Turn<'a>>, read: &Result<Message, Malformed>) {
+        let Ok(message) = read else { return };
+        *turn = turn.take().or_else(|| self.lookout.free());
+        if let (Some(watch), Message::Request { request, .. }) = (turn.as_mut(), message) {
+            watch.asks(request.pid);
+        }
+        turn.take_if(|watch| message.may_take_long() || !watch.is_alone());
     }
 
     fn take_request(

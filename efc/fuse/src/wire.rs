@@ -15,6 +15,9 @@ const NAME_MAX: usize = 4095;
 /// Longest target of a symbolic link, in bytes.
 const TARGET_MAX: usize = 4095;
 
+/// Data that takes longer to be copied than to wake a thread, in bytes.
+const MUCH_DATA: usize = 32 << 10;
+
 /// A message that the kernel sent.
 #[derive(Debug)]
 pub enum Message {
@@ -32,6 +35,21 @@ pub enum Message {
     Destroy { unique: u64 },
     /// A beat of this number has come through the queue. No reply.
     Beat { number: u64 },
+}
+
+impl Message {
+    /// May it take longer than to wake another thread: is there much data to be copied, or are there many names?
+    pub fn may_take_long(&self) -> bool {
+        match self {
+            Message::Request { request, payload } => match &request.operation {
+                Operation::Read { size, .. } => *size as usize >= MUCH_DATA,
+                Operation::Readdir { .. } | Operation::Readdirplus { .. } => true,
+                _ => payload.len() >= MUCH_DATA,
+            },
+            Message::Forget { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A request that makes no sense; `unique` is 0 if it cannot even be answered.

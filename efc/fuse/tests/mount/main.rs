@@ -33,6 +33,8 @@ const TESTS: &[(&str, fn())] = &[
     ("a_lost_reply_is_an_error", serving::a_lost_reply_is_an_error),
     ("an_interrupt_names_its_request", serving::an_interrupt_names_its_request),
     ("invalidation_shows_what_changed_behind", serving::invalidation_shows_what_changed_behind),
+    ("a_lone_caller_is_served_by_one_thread", serving::a_lone_caller_is_served_by_one_thread),
+    ("what_may_take_long_holds_up_nobody", serving::what_may_take_long_holds_up_nobody),
     ("read_only_refuses", serving::read_only_refuses),
     ("a_redelivered_request_is_executed_once", serving::a_redelivered_request_is_executed_once),
     ("a_successor_answers_what_a_killed_daemon_held", takeover::a_successor_answers_what_a_killed_daemon_held),

@@ -1,9 +1,10 @@
 //! A small file system in memory, with levers for the tests: answers can be held back, lost, and things changed behind
 //! the kernel's back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use efc_buffer::Buffer;
@@ -45,12 +46,15 @@ struct Tree {
 pub enum Lever {
     Hold(&'static str),
     Lose(&'static str),
+    /// Keeps the thread that has read one, as if it were long at work.
+    Occupy(&'static str),
 }
 
 #[derive(Default)]
 struct Held {
     requests: Vec<(Request, Reply)>,
     interrupted: Vec<u64>,
+    occupied: bool,
 }
 
 pub struct RamFs {
@@ -63,6 +67,8 @@ pub struct RamFs {
     pub largest_write: AtomicU64,
     pub executed: Mutex<HashMap<&'static str, u64>>,
     pub resent: AtomicU64,
+    /// Threads that have read requests.
+    pub readers: Mutex<HashSet<ThreadId>>,
     /// What opens of files are answered with.
     opening: Mutex<OpenReply>,
 }
@@ -107,6 +113,7 @@ impl RamFs {
             largest_write: AtomicU64::new(0),
             executed: Mutex::default(),
             resent: AtomicU64::new(0),
+            readers: Mutex::default(),
             opening: Mutex::default(),
         })
     }
@@ -132,6 +139,18 @@ impl RamFs {
         self.wait("held", |held| !held.requests.is_empty());
     }
 
+    /// Waits until a thread is kept.
+    pub fn wait_occupied(&self) {
+        self.wait("at work", |held| held.occupied);
+    }
+
+    fn occupy(&self) {
+        let mut held = self.held.lock().unwrap();
+        held.occupied = true;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(held, |held| held.occupied).unwrap());
+    }
+
     /// Waits until a request that is held back is interrupted.
     pub fn wait_interrupted(&self) {
         let of_held = |held: &Held| held.requests.iter().any(|(request, _)| held.interrupted.contains(&request.unique));
@@ -141,6 +160,8 @@ impl RamFs {
     /// Executes what was held back, with `error` if that is given.
     pub fn let_go(&self, error: Option<Errno>) {
         self.pull(None);
+        self.held.lock().unwrap().occupied = false;
+        self.changed.notify_all();
         let requests = std::mem::take(&mut self.held.lock().unwrap().requests);
         for (request, reply) in requests {
             match error {
@@ -427,13 +448,16 @@ impl Tree {
 impl Filesystem for RamFs {
     fn handle(&self, request: Request, reply: Reply) {
         self.resent.fetch_add(u64::from(request.resent), Ordering::Relaxed);
-        match *self.lever.lock().unwrap() {
+        self.readers.lock().unwrap().insert(std::thread::current().id());
+        let lever = *self.lever.lock().unwrap();
+        match lever {
             Some(Lever::Hold(name)) if name == name_of(&request.operation) => {
                 self.held.lock().unwrap().requests.push((request, reply));
                 self.changed.notify_all();
                 return;
             }
             Some(Lever::Lose(name)) if name == name_of(&request.operation) => return drop(reply),
+            Some(Lever::Occupy(name)) if name == name_of(&request.operation) => self.occupy(),
             _ => {}
         }
         self.execute(&request, reply);

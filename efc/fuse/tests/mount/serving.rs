@@ -95,6 +95,43 @@ pub fn statx_and_masked_features() {
     }
 }
 
+/// Asks for the attributes of a file so many times.
+fn ask(served: &Served, times: usize) {
+    for _ in 0..times {
+        fs::metadata(served.join(DATA)).unwrap();
+    }
+}
+
+pub fn a_lone_caller_is_served_by_one_thread() {
+    let served = Served::new(Duration::ZERO, SessionConfig { threads: 4, ..SessionConfig::default() });
+    let readers = || std::mem::take(&mut *served.filesystem.readers.lock().unwrap()).len();
+    for round in 0..3 {
+        ask(&served, 200); // the other threads still had one request each to wait for
+        readers();
+        ask(&served, 200);
+        assert_eq!(readers(), 1, "round {round}");
+        let others = || std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(|| ask(&served, 50)))));
+        eventually("several callers have several threads", || {
+            others();
+            readers() > 1
+        });
+    }
+}
+
+pub fn what_may_take_long_holds_up_nobody() {
+    let served = Served::new(Duration::ZERO, SessionConfig::default());
+    fs::write(served.join("large"), vec![5; 1 << 20]).unwrap();
+    ask(&served, 200);
+    served.filesystem.pull(Some(Lever::Occupy("read")));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| fs::read(served.join("large")).unwrap().len());
+        served.filesystem.wait_occupied();
+        ask(&served, 200);
+        served.filesystem.let_go(None);
+        assert_eq!(reader.join().unwrap(), 1 << 20);
+    });
+}
+
 pub fn a_lost_reply_is_an_error() {
     let served = Served::new(LONG, SessionConfig::default());
     let file = File::open(served.join(DATA)).unwrap();
