@@ -1,16 +1,16 @@
 //! The lookout: whether one of the reading threads waits for the kernel's next request, or all, and how.
 //!
-//! The requests of one caller follow each other within microseconds. To put a thread to sleep and wake it, on another processor
-//! as a rule, takes several times as long as to answer a look-up or an open. So where all requests come from one caller, one
-//! thread serves it: it keeps the lookout, and looks for the next request for a while before it sleeps. The others
-//! wait for the lookout, or the kernel would wake one of them for each request.
+//! Requests of one caller that are answered at once follow each other within microseconds. To put a thread to sleep and wake it,
+//! on another processor as a rule, takes several times as long as to answer a look-up or an open. So where all requests are such,
+//! one thread serves the caller: it keeps the lookout, and looks for the next request for a while before it sleeps. The
+//! others wait for the lookout, or the kernel would wake one of them for each request.
 //!
-//! It gives the lookout away as soon as somebody else asks, or requests wait for it time and again, and while it executes one that may take
-//! long. When there are several callers all threads wait in read(2): they keep the processors busy, and are found awake.
+//! When there are several callers, or one whose requests wait for the NAS, all threads wait in read(2). Likewise with one whose requests wait
+//! for the thread time and again, or come so late that they are looked for in vain: it computes, or there is no other
+//! processor for it to go on with. After that it takes ever more of its requests to be served so again.
 //!
-//! Looking costs as much CPU time as working. It is done when nothing else is under way, which leaves the processors to whoever
-//! works on that, and as long as three in four looks are worth it: on a machine whose other processors are busy, the
-//! caller cannot go on while it is looked for, and of one that computes in between nothing comes in time.
+//! Looking costs as much CPU time as working. It is not done for one who writes, which leaves the processors to whoever sends
+//! what was written.
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard};
@@ -20,14 +20,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long to look before sleeping: several times what a caller needs from an answer to its next request.
 const LOOK_TIME: Duration = Duration::from_micros(50);
-/// Requests in a row by which a caller shows that it is the only one.
-const ALONE_MIN: u32 = 64;
+/// Requests in a row by which a caller shows that it is the only one, at first, and when looks were often in vain.
+const ALONE_MIN: u32 = 32;
+const ALONE_MAX: u32 = 1 << 16;
 /// Requests that were there at once, one after the other, which show that one thread is not enough.
 const QUEUE_MIN: u32 = 8;
-/// What a look in vain adds to the doubt; one that was worth it takes 1 off.
-const MISS_COST: u32 = 3;
-/// At the highest doubt, one look in 2 to the power of this is done.
-const DOUBT_MAX: u32 = 10;
+/// A look that is worth it gains 1, one in vain costs more. Who has nothing left is not looked for.
+const CREDIT_MAX: u32 = 16;
+const MISS_COST: u32 = 4;
 
 /// The lookout of a session.
 #[derive(Default)]
@@ -37,17 +37,22 @@ pub struct Lookout(Mutex<Watch>);
 pub type Turn<'a> = MutexGuard<'a, Watch>;
 
 /// What is known of how requests come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watch {
     /// The thread that asked last, and how many requests in a row were its own.
     caller: u32,
     in_a_row: u32,
+    /// How many there must be.
+    alone_min: u32,
     /// Requests that were there at once, since the last that was not.
     at_once: u32,
-    /// Of 2 to the power of this, one look is done.
-    doubt: u32,
-    /// So many are not done now.
-    to_skip: u32,
+    credit: u32,
+}
+
+impl Default for Watch {
+    fn default() -> Watch {
+        Watch { caller: 0, in_a_row: 0, alone_min: ALONE_MIN, at_once: 0, credit: MISS_COST }
+    }
 }
 
 impl Lookout {
@@ -63,54 +68,58 @@ impl Lookout {
 }
 
 impl Watch {
-    /// Is there one caller whom one thread can serve?
+    /// Is there one caller whom one thread serves best?
     pub fn is_alone(&self) -> bool {
-        self.in_a_row >= ALONE_MIN
+        self.in_a_row >= self.alone_min
     }
 
-    /// A request of this thread has come. 0: nobody knows whose.
+    /// A request of this thread has come, after all others were answered at once. 0: nobody knows whose.
     pub fn asks(&mut self, caller: u32) {
-        if caller != 0 {
-            self.in_a_row = if caller == self.caller { self.in_a_row.saturating_add(1) } else { 0 };
-            self.caller = caller;
+        if caller == self.caller {
+            self.in_a_row = self.in_a_row.saturating_add(1);
+        } else if caller != 0 {
+            (self.caller, self.in_a_row) = (caller, 0);
         }
     }
 
-    /// Looks for the next request, if that is worth it. It may not be there afterwards: read(2) waits for it. `is_idle`: nothing else
-    /// is under way.
-    pub fn look(&mut self, device: BorrowedFd<'_>, is_idle: bool) {
+    /// The caller is not to be served by one thread for now.
+    pub fn leave_alone(&mut self) {
+        (self.in_a_row, self.at_once) = (0, 0);
+    }
+
+    /// Looks for the next request of a caller who is alone. It may not be there afterwards: read(2) waits for it.
+    pub fn look(&mut self, device: BorrowedFd<'_>) {
         if is_there(device) {
-            return self.was_there_at_once();
+            self.at_once += 1;
+            if self.at_once >= QUEUE_MIN {
+                self.leave_alone();
+            }
+            return;
         }
         self.at_once = 0;
-        if is_idle && self.is_worth_it() {
-            let begun = Instant::now();
-            let is_found = loop {
-                match is_there(device) {
-                    false if begun.elapsed() < LOOK_TIME => {}
-                    is_found => break is_found,
-                }
-            };
-            self.learn(is_found);
-        }
-    }
-
-    fn was_there_at_once(&mut self) {
-        self.at_once += 1;
-        if self.at_once >= QUEUE_MIN {
-            (self.at_once, self.in_a_row) = (0, 0);
-        }
-    }
-
-    fn is_worth_it(&mut self) -> bool {
-        let is_worth_it = self.to_skip == 0;
-        self.to_skip = self.to_skip.saturating_sub(1);
-        is_worth_it
+        let begun = Instant::now();
+        let is_found = loop {
+            match is_there(device) {
+                false if begun.elapsed() < LOOK_TIME => {}
+                is_found => break is_found,
+            }
+        };
+        self.learn(is_found);
     }
 
     fn learn(&mut self, was_worth_it: bool) {
-        self.doubt = if was_worth_it { self.doubt.saturating_sub(1) } else { (self.doubt + MISS_COST).min(DOUBT_MAX) };
-        self.to_skip = (1 << self.doubt) - 1;
+        if was_worth_it {
+            self.credit = (self.credit + 1).min(CREDIT_MAX);
+            if self.credit == CREDIT_MAX {
+                self.alone_min = ALONE_MIN;
+            }
+        } else if self.credit >= MISS_COST {
+            self.credit -= MISS_COST;
+        } else {
+            self.leave_alone();
+            self.alone_min = (self.alone_min * 2).min(ALONE_MAX);
+            self.credit = MISS_COST;
+        }
     }
 }
 
@@ -152,34 +161,36 @@ mod tests {
         let (device, kernel) = rustix::pipe::pipe().unwrap();
         rustix::io::write(&kernel, b"request").unwrap();
         let mut watch = alone();
-        (1..QUEUE_MIN).for_each(|_| watch.look(device.as_fd(), true));
+        (1..QUEUE_MIN).for_each(|_| watch.look(device.as_fd()));
         assert!(watch.is_alone());
-        watch.look(device.as_fd(), true);
+        watch.look(device.as_fd());
         assert!(!watch.is_alone());
     }
 
     #[test]
-    fn what_is_looked_for_in_vain_is_hardly_looked_for() {
+    fn who_is_looked_for_in_vain_is_hardly_looked_for() {
         let (device, _kernel) = rustix::pipe::pipe().unwrap();
-        let mut watch = alone();
-        let mut look_in_vain = || watch.is_worth_it().then(|| watch.learn(false)).is_some();
-        let mut looks = |times| (0..times).filter(|_| look_in_vain()).count();
-        assert!(looks(1000) <= 5);
-        assert!(looks(100_000) <= 100_000 / 1000);
-        let mut watch = alone();
-        watch.look(device.as_fd(), false);
-        assert_eq!(watch.doubt, 0, "not looked for");
-        watch.look(device.as_fd(), true);
-        assert_eq!(watch.doubt, MISS_COST);
+        let mut watch = Watch::default();
+        let mut looks = |requests| {
+            let mut look = || {
+                watch.asks(7);
+                watch.is_alone().then(|| watch.look(device.as_fd())).is_some()
+            };
+            (0..requests).filter(|_| look()).count()
+        };
+        assert!((1..=12).contains(&looks(1000)));
+        looks(1 << 17);
+        assert!((1..=2 * 4).contains(&looks(4 * ALONE_MAX)));
     }
 
     #[test]
-    fn three_looks_that_are_worth_it_make_up_for_one_in_vain() {
+    fn a_look_in_vain_now_and_then_does_no_harm() {
         let mut watch = alone();
-        for found in [true, true, true, false].into_iter().cycle().take(1000) {
-            while !watch.is_worth_it() {}
+        for found in [true, true, true, true, true, false].into_iter().cycle().take(1000) {
             watch.learn(found);
+            assert!(watch.is_alone());
         }
-        assert!(watch.doubt <= MISS_COST);
+        (0..CREDIT_MAX / MISS_COST + 1).for_each(|_| watch.learn(false));
+        assert!(!watch.is_alone());
     }
 }

@@ -317,8 +317,11 @@ impl Shared {
             if self.is_draining.load(Ordering::Acquire) {
                 return Ok(());
             }
+            if !self.channel.in_flight.is_empty() {
+                watch.leave_alone();
+            }
             if watch.is_alone() {
-                watch.look(self.channel.device.as_fd(), self.channel.in_flight.is_empty());
+                watch.look(self.channel.device.as_fd());
             } else {
                 turn = None; // for others, too
             }
@@ -380,7 +383,10 @@ impl Shared {
         let Ok(message) = read else { return };
         *turn = turn.take().or_else(|| self.lookout.free());
         if let (Some(watch), Message::Request { request, .. }) = (turn.as_mut(), message) {
-            watch.asks(request.pid);
+            match request.operation {
+                Operation::Write { .. } => watch.leave_alone(),
+                _ => watch.asks(request.pid),
+            }
         }
         turn.take_if(|watch| message.may_take_long() || !watch.is_alone());
     }
