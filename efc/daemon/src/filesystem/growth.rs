@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, FileHandle, FileType, Tick};
-use efc_buffer::{Payload, Sink};
+use efc_buffer::{Buffer, Payload, Sink};
 use efc_cache::{Inode, Sizes, Version};
 use efc_fuse::Errno;
 
@@ -198,8 +198,7 @@ impl<B: Backend> Inner<B> {
 
     /// A byte of a file, from the server. `None`: the file is shorter, or its user may not read it.
     async fn byte_at(&self, file: &OpenFile, offset: u64) -> Result<Option<u8>, Errno> {
-        let buffer = self.room_for_data(1).await?.buffer().map_err(|_| Errno(libc::ENOMEM))?;
-        let sink = Sink::Buffer(buffer, 0..1);
+        let sink = Sink::Buffer(Buffer::new(1).map_err(|_| Errno(libc::ENOMEM))?, 0..1);
         let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), offset, sink).await;
         match read.map_err(|error| errno(&error)) {
             Ok(read) if read.value.count == 1 => {
