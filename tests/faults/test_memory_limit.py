@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -139,13 +140,17 @@ def test_many_large_reads_at_once_take_turns() -> None:
 
 
 @pytest.mark.timeout(240)
-def test_many_large_writes_at_once_are_done_or_fail() -> None:
-    """Writes for which there is no memory fail with ENOMEM; what was acknowledged is there, and the daemon lives."""
+@pytest.mark.parametrize("options", [(), ("fuse-features=6.1",)], ids=["redelivered", "saved"])
+def test_many_large_writes_at_once_are_done_or_fail(options: tuple[str, ...]) -> None:
+    """Writes for which there is no memory fail with ENOMEM; what was acknowledged is there, and the daemon lives.
+
+    Where the kernel does not deliver requests again, they are read into the saved state, which is the daemon's memory too.
+    """
     held = Held("WRITE")
     with ScriptedNas() as nas, keeper_with_limit(64 * MIB) as keeper:
         nas.hook = held
         nodes = [nas.add(nas.root, f"file-{number}") for number in range(PARALLEL)]
-        with keeper.mounted(nas.url) as mount:
+        with keeper.mounted(nas.url, options=options) as mount:
             pid = keeper.daemon_pid(mount)
             done = set()
             files = [path.open("r+b", buffering=0) for path in paths(mount)]
@@ -164,6 +169,52 @@ def test_many_large_writes_at_once_are_done_or_fail() -> None:
             status = keeper.status(mount)
             assert (status["restarts"], status["pid"]) == (0, pid)
             assert (mount / "file-0").stat().st_size in (0, MIB)
+
+
+@pytest.mark.timeout(240)
+def test_directories_that_are_open_in_the_middle_of_their_listings_share_a_limit() -> None:
+    """Each has read thousands of names ahead of its application, which still gets each of them once."""
+    with ScriptedNas() as nas, keeper_with_limit(64 * MIB) as keeper:
+        nas.page_entries = 4000
+        folders = [nas.add(nas.root, f"folder-{number}", kind=DIRECTORY) for number in range(150)]
+        for number in range(nas.page_entries):
+            nas.add(folders[0], f"{number:06}")
+        for folder in folders[1:]:
+            folder.children = folders[0].children  # as hard links
+        with keeper.mounted(nas.url) as mount, ExitStack() as stack:
+            pid = keeper.daemon_pid(mount)
+            listings = [stack.enter_context(os.scandir(mount / f"folder-{number}")) for number in range(len(folders))]
+            names = [[next(listing).name] for listing in listings]
+            for listing, found in list(zip(listings, names, strict=True))[::30]:
+                found.extend(entry.name for entry in listing)
+                assert (len(found), len(set(found))) == (nas.page_entries, nas.page_entries)
+            status = keeper.status(mount)
+            assert (status["restarts"], status["pid"]) == (0, pid)
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Memory of a process that is neither a file's nor shared."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (kib,) = [line.split()[1] for line in lines if line.startswith("RssAnon:")]
+    return int(kib) << 10
+
+
+@pytest.mark.timeout(240)
+def test_files_that_were_written_to_in_small_pieces_leave_no_memory_behind() -> None:
+    """Thousands of writes wait for COMMIT until the file is closed; nothing of them is left then."""
+    with ScriptedNas() as nas, Keeper() as keeper, keeper.mounted(nas.url) as mount:
+
+        def write(number: int) -> None:
+            with (mount / f"file-{number}").open("wb", buffering=0) as file:
+                for _ in range(2500):
+                    file.write(b"a line")
+
+        write(0)
+        pid = keeper.daemon_pid(mount)
+        before = anonymous_bytes(pid)
+        for number in range(1, 25):
+            write(number)
+        assert anonymous_bytes(pid) - before < 5 * MIB
 
 
 def saved_bytes(keeper: Keeper) -> int:

@@ -121,6 +121,8 @@ pub fn settings(live: &Live, parts: &Parts, buffers: Budget, unopened: Option<Cr
         uncommitted_bytes_max: parts.uncommitted_bytes_max,
         metadata_bytes_max: parts.metadata_bytes_max,
         listed_names_max: parts.listed_names_max,
+        at_hand_bytes_max: parts.at_hand_bytes_max,
+        page_bytes: parts.page_bytes,
         buffers,
         levels: live.levels(),
         rest: REST,

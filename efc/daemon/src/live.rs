@@ -17,7 +17,7 @@ use crate::filesystem::{AheadSwitch, WriteBehind};
 use crate::keeper::Keeper;
 use crate::passthrough::Passthrough;
 use crate::privileges;
-use crate::store::configured_bytes;
+use crate::store::{configured_bytes, size_max};
 use crate::workers::{endpoints, names_file};
 
 /// The number of the option that says where workers are. Without a key a daemon has none, whatever it says.
@@ -38,6 +38,8 @@ pub struct Live {
     pub workers: Option<Arc<Workers>>,
     /// The cache of blocks on this node, if it has one.
     pub store: Option<Arc<Store>>,
+    /// What it may take of this process's memory, if it lies there and that is limited: no other part has it.
+    store_memory: Option<u64>,
     /// Its files that the kernel reads by itself.
     pub passthrough: Arc<Passthrough>,
 }
@@ -47,7 +49,7 @@ impl Live {
     pub fn new(
         config: &DaemonConfig,
         workers: Option<Arc<Workers>>,
-        store: Option<Arc<Store>>,
+        (store, store_memory): (Option<Arc<Store>>, Option<u64>),
         keeper: Arc<Keeper>,
     ) -> Live {
         let times = times(config);
@@ -60,7 +62,7 @@ impl Live {
         let write_behind = Arc::new(WriteBehind::new(write_behind(config)));
         let ahead = Arc::new(AheadSwitch::new(asks_ahead(config)));
         let passthrough = Arc::new(Passthrough::new(config, store.clone(), keeper));
-        Live { freshness, write_behind, ahead, workers, store, passthrough }
+        Live { freshness, write_behind, ahead, workers, store, store_memory, passthrough }
     }
 
     /// The caches of blocks, the nearest first.
@@ -77,7 +79,10 @@ impl Live {
         let is_fixed = |(number, change): &(u32, Change)| match *number {
             _ if *change != Change::Live => true,
             WORKERS => self.workers.is_none(),
-            STORE_SIZE => self.store.is_none() || configured_bytes(options) == 0,
+            STORE_SIZE => {
+                let wanted = configured_bytes(options);
+                self.store.is_none() || wanted == 0 || self.store_memory.is_some_and(|max| wanted > max)
+            }
             _ => false,
         };
         let fixed = current.differences(options).into_iter().filter(is_fixed);
@@ -92,7 +97,7 @@ impl Live {
         if !names_file(options) || !workers_file.is_empty() {
             self.workers.iter().for_each(|workers| workers.follow(endpoints(options, workers_file)));
         }
-        self.store.iter().for_each(|store| store.set_size_max(configured_bytes(options)));
+        self.store.iter().for_each(|store| store.set_size_max(size_max(options, self.store_memory)));
         self.passthrough.follow(options);
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
@@ -140,7 +145,7 @@ mod tests {
     use efc_proto::{CacheConfig, FreshnessConfig};
 
     fn live(config: &DaemonConfig) -> Live {
-        Live::new(config, None, None, Arc::default())
+        Live::new(config, None, (None, None), Arc::default())
     }
 
     fn with_max(attr_ttl_ms: u32, attr_ttl_max_ms: u32) -> DaemonConfig {

@@ -91,7 +91,11 @@ fn serve(control: Control) -> io::Result<()> {
     let config = held.config.clone();
     start_logging(&config);
     descriptors::raise_limit();
-    let parts = configuration::parts(&config, held.memory_max_bytes);
+    let store_memory_max = store::memory_max(held.store.as_ref(), held.memory_max_bytes);
+    let store_size_max = store::size_max(&config, store_memory_max);
+    // A store on a tmpfs takes its part before all others.
+    let store_memory = store_memory_max.map(|_| store_size_max);
+    let parts = configuration::parts(&config, held.memory_max_bytes - store_memory.unwrap_or(0));
     let buffers = Budget::new(parts.buffers);
     let fail = |code: Code, error: &io::Error| {
         control.send_failed(Error { code: code.into(), message: error.to_string() });
@@ -113,8 +117,8 @@ fn serve(control: Control) -> io::Result<()> {
     let root = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
-    let store = open_store(&mut held, &parts, &buffers);
-    let live = Live::new(&config, workers, store, control.keeper());
+    let store = open_store(&mut held, (store_size_max, &parts), &buffers);
+    let live = Live::new(&config, workers, (store, store_memory), control.keeper());
     let settings = settings(&live, &parts, buffers, unopened);
     let (notifier, callers) = (Arc::new(session.notifier()), Arc::new(credentials));
     let watched = root.watched();
@@ -155,8 +159,8 @@ fn start_workers(
 }
 
 /// The local store, if there is one. A dataset is served without if it has to be.
-fn open_store(held: &mut control::Held, parts: &Parts, buffers: &Budget) -> Option<Arc<Store>> {
-    let opened = store::store(&held.config, held.store.take(), (held.memory_max_bytes, parts), buffers);
+fn open_store(held: &mut control::Held, (size_max, parts): (u64, &Parts), buffers: &Budget) -> Option<Arc<Store>> {
+    let opened = store::store(&held.config, held.store.take(), (size_max, parts), buffers);
     opened.unwrap_or_else(|error| {
         log::error!("serving without a local store: {error}");
         None

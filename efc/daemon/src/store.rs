@@ -19,20 +19,27 @@ const OPEN_FILES_MAX: usize = 256;
 /// ... and which part of all that may be open: connections to the NAS and requests need some.
 const DESCRIPTORS_PART: usize = 8;
 
-/// The store, if the keeper has given a directory for it. `memory_max_bytes` is this process's limit; 0: there is none.
+/// What a store in this directory may take of this process's memory, whose limit is `memory_max_bytes`: half of it, on a tmpfs. `None`:
+/// it lies elsewhere, or there is no limit.
+pub fn memory_max(directory: Option<&OwnedFd>, memory_max_bytes: u64) -> Option<u64> {
+    let is_limited =
+        |directory: &&OwnedFd| memory_max_bytes > 0 && is_memory(directory).is_ok_and(|is_memory| is_memory);
+    directory.filter(is_limited).map(|_| memory_max_bytes / 2)
+}
+
+/// The store, if the keeper has given a directory for it, which holds [`size_max`] bytes.
 ///
 /// # Errors
 /// There is no thread for it.
 pub fn store(
     config: &DaemonConfig,
     directory: Option<OwnedFd>,
-    (memory_max_bytes, parts): (u64, &Parts),
+    (size_max, parts): (u64, &Parts),
     budget: &Budget,
 ) -> io::Result<Option<Arc<Store>>> {
     let Some(directory) = directory else { return Ok(None) };
     // All that gets into the directory may read and write what lies there, and that is its owner alone: of the next daemon another user.
     rustix::process::umask(Mode::empty());
-    let size_max = size_max(config, is_memory(&directory).is_ok_and(|is_memory| is_memory).then_some(memory_max_bytes));
     let settings = Settings {
         directory,
         size_max,
@@ -44,17 +51,16 @@ pub fn store(
     Store::open(settings).map(Some)
 }
 
-/// What the store may hold, in bytes. What lies on a tmpfs counts as memory of this process, whose limit is `memory_max_bytes`: the
-/// store gets half of it.
-fn size_max(config: &DaemonConfig, memory_max_bytes: Option<u64>) -> u64 {
+/// What the store may hold, in bytes, of which `memory_max` may be in this process's memory.
+pub fn size_max(config: &DaemonConfig, memory_max: Option<u64>) -> u64 {
     let wanted = configured_bytes(config);
-    match memory_max_bytes.filter(|limit| *limit > 0) {
-        Some(limit) if limit / 2 < wanted => {
+    match memory_max {
+        Some(max) if max < wanted => {
             log::warn!(
                 "the local store is on a tmpfs, which counts as the daemon's memory: it holds {} MiB, half of the limit",
-                (limit / 2) >> 20
+                max >> 20
             );
-            limit / 2
+            max
         }
         _ => wanted,
     }
@@ -117,8 +123,13 @@ mod tests {
     #[test]
     fn a_store_in_memory_gets_half_of_the_limit_and_one_on_a_disk_what_it_wants() {
         let wanted = config(512, 0);
-        let sizes = [None, Some(0), Some(2 << 30), Some(256 << 20)].map(|limit| size_max(&wanted, limit) >> 20);
-        assert_eq!(sizes, [512, 512, 512, 128]);
+        let sizes = [None, Some(1 << 30), Some(128 << 20)].map(|max| size_max(&wanted, max) >> 20);
+        assert_eq!(sizes, [512, 512, 128]);
+        let memory = rustix::fs::memfd_create("efc-store-test", rustix::fs::MemfdFlags::CLOEXEC).expect("memory");
+        let other = OwnedFd::from(std::fs::File::open("/proc").expect("there"));
+        let of = |directory, limit| memory_max(directory, limit);
+        assert_eq!([of(Some(&memory), 256), of(Some(&memory), 0)], [Some(128), None]);
+        assert_eq!([of(Some(&other), 256), of(None, 256)], [None, None]);
         assert_eq!(size_max(&DaemonConfig::default(), None), 0);
     }
 

@@ -68,8 +68,8 @@ impl Inbox {
         }
     }
 
-    /// Keeps a request of this length until it is answered: its payload, and its slot in the saved state if it has one. Memory
-    /// of this process takes `room`. Ends this process if another daemon has taken the request.
+    /// Keeps a request of this length until it is answered: its payload, and its slot in the saved state if it has one. A payload in
+    /// memory of this process takes `room`, and so does a large message in the saved state. Ends this process if another daemon has taken the request.
     pub fn keep(
         &mut self,
         length: usize,
@@ -82,10 +82,15 @@ impl Inbox {
                 Ok((data, None))
             }
             Inbox::Saved(_, inbox) => {
+                let beside = if length > requests::SMALL_MAX {
+                    Some(Box::new(room(LARGE).ok_or(NoMemory)?) as requests::Beside)
+                } else {
+                    None
+                };
                 let read = inbox.take().expect("it was read into");
                 let small = (payload.len() < HAND_OVER_MIN)
                     .then(|| Bytes::copy_from_slice(&read.message(length)[payload.clone()]));
-                let (kept, rest) = read.keep(length).unwrap_or_else(|| superseded());
+                let (kept, rest) = read.keep(length, beside).unwrap_or_else(|| superseded());
                 *inbox = rest;
                 Ok((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.slot)))
             }
@@ -151,5 +156,32 @@ mod tests {
         drop((first, second));
         assert!(take(LARGE).is_some());
         assert!(take(1).is_some_and(|one| one == part[..]));
+    }
+
+    #[test]
+    fn a_large_message_in_the_saved_state_has_room_until_it_is_answered() {
+        let memfd = rustix::fs::memfd_create("efc-inbox-test", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+        let state = efc_state::State::open(memfd).unwrap();
+        let requests = state.requests().unwrap().clone();
+        requests.take_over();
+        let budget =
+            Budget::new(efc_buffer::BudgetLimits { written_bytes: 2 * LARGE as u64, ..efc_buffer::BudgetLimits::NONE });
+        let mut inbox = Inbox::saved(requests.clone());
+        let mut keep = |length: usize| {
+            inbox.room()[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+            let kept = inbox.keep(length, 80..length, |size| budget.take(Purpose::Written, size)).ok();
+            if kept.is_none() {
+                inbox.again();
+            }
+            kept
+        };
+        let (first, _second) = (keep(2 * requests::SMALL_MAX).unwrap(), keep(LARGE).unwrap());
+        assert!(keep(2 * requests::SMALL_MAX).is_none());
+        assert!(keep(requests::SMALL_MAX).is_some(), "it is copied");
+        let (data, slot) = first;
+        drop(data);
+        assert!(keep(LARGE).is_none(), "its area is in use");
+        requests.end(slot.unwrap());
+        assert!(keep(LARGE).is_some());
     }
 }

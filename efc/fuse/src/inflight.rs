@@ -76,9 +76,26 @@ impl InFlight {
         self.shards[(mixed >> 60) as usize % SHARDS].lock().expect("in-flight lock")
     }
 
-    /// A request was read, under this unique with its redelivery bit, and has this slot. `gives_back`: it is taken even when
+    /// Requests that are unanswered.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed) as u64
+    }
+
+    /// A request was read, under this unique with its redelivery bit, and has this slot. If it has to be, it is taken even when
     /// the table is full.
-    pub fn arrive(&self, unique: u64, slot: Option<u32>, gives_back: bool) -> Arrival {
+    #[cfg(test)]
+    pub fn arrive(&self, unique: u64, slot: Option<u32>, has_to_be: bool) -> Arrival {
+        self.arrive_if(unique, slot, has_to_be, || true)
+    }
+
+    /// The same where there may be no memory for one more that need not be taken.
+    pub fn arrive_if(
+        &self,
+        unique: u64,
+        slot: Option<u32>,
+        has_to_be: bool,
+        has_memory: impl FnOnce() -> bool,
+    ) -> Arrival {
         let mut shard = self.shard(unique);
         if let Some(entry) = shard.get_mut(&(unique & !UNIQUE_RESENT)) {
             entry.delivery = Delivery { unique, count: entry.delivery.count + 1, ..entry.delivery };
@@ -90,7 +107,7 @@ impl InFlight {
                 None => Arrival::Redelivered,
             };
         }
-        if self.count.load(Ordering::Relaxed) >= IN_FLIGHT_MAX && !gives_back {
+        if !has_to_be && (self.count.load(Ordering::Relaxed) >= IN_FLIGHT_MAX || !has_memory()) {
             return Arrival::Full;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -131,11 +148,6 @@ impl InFlight {
             }
         }
         None
-    }
-
-    /// Is every request answered?
-    pub fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0
     }
 
     /// For how long the oldest request has been waiting for its answer.

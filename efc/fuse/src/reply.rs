@@ -80,7 +80,9 @@ impl Channel {
     pub fn arrive(self: &Arc<Self>, coming: Coming) -> Option<Reply> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let Coming { name, resent, slot, gives_back } = coming;
-        match self.in_flight.arrive(name, slot, gives_back) {
+        // What a predecessor has begun is not refused.
+        let has_memory = || self.state.admits_request(self.in_flight.count());
+        match self.in_flight.arrive_if(name, slot, gives_back || resent, has_memory) {
             Arrival::New if resent && self.was_answered(name, slot) => {}
             Arrival::New => {
                 return Some(Reply { channel: Arc::clone(self), unique: name & !abi::UNIQUE_RESENT, due: true });
@@ -386,7 +388,7 @@ mod tests {
         let mut inbox = requests.arm();
         let message = [48, unique, 0, 0, 0, 0].map(u64::to_ne_bytes).concat();
         inbox.room()[..48].copy_from_slice(&message);
-        inbox.keep(48).unwrap().0.slot
+        inbox.keep(48, None).unwrap().0.slot
     }
 
     #[test]

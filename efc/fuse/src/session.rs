@@ -317,7 +317,7 @@ impl Shared {
             if self.is_draining.load(Ordering::Acquire) {
                 return Ok(());
             }
-            if !self.channel.in_flight.is_empty() {
+            if self.channel.in_flight.count() > 0 {
                 watch.leave_alone();
             }
             if watch.is_alone() {

@@ -52,6 +52,8 @@ const _: () = assert!(HANDLES.sealed() > UNIQUE);
 
 pub struct Handles {
     region: Region,
+    /// Found when the state was opened.
+    found: u64,
     /// What predecessors have opened, by the request that did: only such requests are delivered again.
     opened_by: Mutex<HashMap<u64, u64>>,
 }
@@ -60,16 +62,22 @@ impl Handles {
     /// Finds the handles in `region`; also says how many records are damaged.
     pub fn open(region: Region) -> (Handles, u64) {
         let is_forgotten = |id: Id, record: Record<'_>| cfg!(feature = "drop-state") && record.unpublish(id.generation);
-        let mut opened_by = HashMap::new();
+        let (mut opened_by, mut found) = (HashMap::new(), 0);
         let damaged = region.scan(|id, record| {
             if is_forgotten(id, record) {
                 return false;
             }
             opened_by.insert(record.sealed()[UNIQUE].load(Ordering::Relaxed), id.into());
+            found += 1;
             true
         });
         opened_by.remove(&0);
-        (Handles { region, opened_by: Mutex::new(opened_by) }, damaged)
+        (Handles { region, found, opened_by: Mutex::new(opened_by) }, damaged)
+    }
+
+    /// How many predecessors had opened and not closed.
+    pub fn found(&self) -> u64 {
+        self.found
     }
 
     /// Saves an open file, and names it.

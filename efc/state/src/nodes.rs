@@ -63,6 +63,13 @@ const HANDLE: usize = 2;
 
 const _: () = assert!(NODES.sealed() >= HANDLE + HANDLE_WORDS);
 
+/// An open file takes as much memory as so many nodes: its record, what the daemon knows of it, and the inode, which stays.
+const NODES_OF_AN_OPEN: u64 = 7;
+/// A request that waits for the server takes as much memory as so many: its task, its call, and its slot where requests are saved.
+const NODES_OF_A_REQUEST: u64 = 40;
+/// This part of the memory for nodes is for opens and requests alone: what is known can be opened though no more can be looked up.
+const OTHERS_PART: u64 = 8;
+
 const SHARDS: usize = 64;
 /// A shard with room for this many times its entries gives memory back, unless it is small.
 const SPARE_MAX: usize = 8;
@@ -130,6 +137,10 @@ pub struct Nodes {
     count: AtomicU64,
     /// Nodes that there may be; those that are there already stay.
     count_max: AtomicU64,
+    /// Files and directories that are open, which take of the same memory.
+    opens: AtomicU64,
+    /// Requests under way, as they were counted last, which do so too.
+    requests: AtomicU64,
     /// The root, as it was when its record was whole.
     root: Mutex<Option<Node>>,
     unseen: Unseen,
@@ -150,6 +161,8 @@ impl Nodes {
             hasher: DefaultHashBuilder::default(),
             count: AtomicU64::new(0),
             count_max: AtomicU64::new(u64::MAX),
+            opens: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             root: Mutex::new(None),
             unseen: Unseen::default(),
             indexed: Gate::new(),
@@ -349,14 +362,59 @@ impl Nodes {
         self.count_max.store(count_max, Ordering::Relaxed);
     }
 
-    /// The limit, if there is one.
+    /// The limit, if there is one, without what opens and requests take.
     pub fn limited_to(&self) -> Option<u64> {
+        let limit = self.limit_set()?;
+        Some(limit.saturating_sub(self.taken_by_others().saturating_sub(limit / OTHERS_PART)))
+    }
+
+    fn limit_set(&self) -> Option<u64> {
         Some(self.count_max.load(Ordering::Relaxed)).filter(|max| *max != u64::MAX)
+    }
+
+    /// What opens and requests take, as a number of nodes. A part of the memory is theirs alone; what they take beyond it, nodes
+    /// lack.
+    fn taken_by_others(&self) -> u64 {
+        let [opens, requests] = [&self.opens, &self.requests].map(|count| count.load(Ordering::Relaxed));
+        opens.saturating_mul(NODES_OF_AN_OPEN).saturating_add(requests.saturating_mul(NODES_OF_A_REQUEST))
+    }
+
+    /// Whether what opens and requests take fits.
+    fn fits_others(&self) -> bool {
+        let Some(limit) = self.limit_set() else { return true };
+        let beyond = self.taken_by_others().saturating_sub(limit / OTHERS_PART);
+        beyond == 0 || self.count.load(Ordering::Relaxed).saturating_add(beyond) <= limit
     }
 
     /// Whether there may be one more.
     pub fn has_room(&self) -> bool {
-        self.count.load(Ordering::Relaxed) < self.count_max.load(Ordering::Relaxed)
+        self.limited_to().is_none_or(|limit| self.count.load(Ordering::Relaxed) < limit)
+    }
+
+    /// A file or directory is to be opened: counts it, if there may be one more.
+    pub fn count_open(&self) -> io::Result<()> {
+        self.opens.fetch_add(1, Ordering::Relaxed);
+        if self.fits_others() {
+            return Ok(());
+        }
+        self.uncount_opens(1);
+        Err(rustix::io::Errno::NOMEM.into())
+    }
+
+    /// So many requests are under way: may there be one more?
+    pub fn admits_request(&self, under_way: u64) -> bool {
+        self.requests.store(under_way, Ordering::Relaxed);
+        self.fits_others()
+    }
+
+    /// So many were opened by predecessors.
+    pub fn inherit_opens(&self, opens: u64) {
+        self.opens.store(opens, Ordering::Relaxed);
+    }
+
+    /// So many are not open any more.
+    pub fn uncount_opens(&self, opens: u64) {
+        self.opens.fetch_sub(opens, Ordering::Relaxed);
     }
 
     /// Nodes known, the root among them. Waits for the index.

@@ -1,15 +1,15 @@
 //! The checksums of those blocks of a large file that are present, in little memory if they are few.
 
-use std::collections::BTreeMap;
-
 /// Blocks of a chunk.
 const CHUNK: u64 = 64;
 /// Bytes of memory that a chunk takes beside its checksums, about.
 const CHUNK_BYTES: u64 = 96;
 
 /// The checksums of up to 64 blocks that follow each other.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Chunk {
+    /// Its place among the chunks of the file.
+    number: u64,
     /// A bit for each block that is there.
     there: u64,
     /// A bit for each that was compared with its checksum when it had come to the disk.
@@ -27,21 +27,44 @@ impl Chunk {
 /// All checksums of a file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sums {
-    chunks: BTreeMap<u64, Chunk>,
+    /// By their numbers. Most files have one chunk, and a node of a B-tree would take that of eleven.
+    chunks: Vec<Chunk>,
     count: u64,
 }
 
 impl Sums {
+    /// Where the chunk of this number is, or belongs.
+    fn find(&self, number: u64) -> Result<usize, usize> {
+        self.chunks.binary_search_by_key(&number, |chunk| chunk.number)
+    }
+
+    fn chunk_mut(&mut self, number: u64) -> Option<&mut Chunk> {
+        let place = self.find(number).ok()?;
+        Some(&mut self.chunks[place])
+    }
+
+    /// The chunk of this number, made if it is not there.
+    fn chunk_or_new(&mut self, number: u64) -> &mut Chunk {
+        let place = self.find(number).unwrap_or_else(|place| {
+            if self.chunks.is_empty() {
+                self.chunks.reserve_exact(1);
+            }
+            self.chunks.insert(place, Chunk { number, there: 0, verified: 0, sums: Vec::new() });
+            place
+        });
+        &mut self.chunks[place]
+    }
+
     /// The checksum of a block that is there, and whether it was verified.
     pub(crate) fn get(&self, index: u64) -> Option<(u64, bool)> {
-        let (chunk, bit) = (self.chunks.get(&(index / CHUNK))?, 1 << (index % CHUNK));
+        let (chunk, bit) = (&self.chunks[self.find(index / CHUNK).ok()?], 1 << (index % CHUNK));
         let sum = (chunk.there & bit != 0).then(|| chunk.sums[chunk.place(bit)])?;
         Some((sum, chunk.verified & bit != 0))
     }
 
     /// A block is there, and not verified yet. `true`: it was not there before.
     pub(crate) fn set(&mut self, index: u64, sum: u64) -> bool {
-        let (chunk, bit) = (self.chunks.entry(index / CHUNK).or_default(), 1 << (index % CHUNK));
+        let (chunk, bit) = (self.chunk_or_new(index / CHUNK), 1 << (index % CHUNK));
         let place = chunk.place(bit);
         chunk.verified &= !bit;
         if chunk.there & bit != 0 {
@@ -57,9 +80,7 @@ impl Sums {
     /// The block is not there any more. `true`: it was.
     pub(crate) fn clear(&mut self, index: u64) -> bool {
         let bit = 1 << (index % CHUNK);
-        let Some(chunk) = self.chunks.get_mut(&(index / CHUNK)).filter(|chunk| chunk.there & bit != 0) else {
-            return false;
-        };
+        let Some(chunk) = self.chunk_mut(index / CHUNK).filter(|chunk| chunk.there & bit != 0) else { return false };
         chunk.sums.remove(chunk.place(bit));
         chunk.there &= !bit;
         self.count -= 1;
@@ -69,7 +90,7 @@ impl Sums {
     /// The block was found to have this checksum.
     pub(crate) fn verify(&mut self, index: u64, sum: u64) {
         let bit = 1 << (index % CHUNK);
-        if let Some(chunk) = self.chunks.get_mut(&(index / CHUNK)).filter(|chunk| chunk.there & bit != 0)
+        if let Some(chunk) = self.chunk_mut(index / CHUNK).filter(|chunk| chunk.there & bit != 0)
             && chunk.sums[chunk.place(bit)] == sum
         {
             chunk.verified |= bit;
@@ -78,9 +99,9 @@ impl Sums {
 
     /// The first block that is there and was not compared with its checksum, and that.
     pub(crate) fn first_unverified(&self) -> Option<(u64, u64)> {
-        let (number, chunk) = self.chunks.iter().find(|(_, chunk)| chunk.there != chunk.verified)?;
+        let chunk = self.chunks.iter().find(|chunk| chunk.there != chunk.verified)?;
         let bit = 1 << (chunk.there & !chunk.verified).trailing_zeros();
-        Some((number * CHUNK + u64::from(u64::trailing_zeros(bit)), chunk.sums[chunk.place(bit)]))
+        Some((chunk.number * CHUNK + u64::from(u64::trailing_zeros(bit)), chunk.sums[chunk.place(bit)]))
     }
 
     /// How many blocks are there.
@@ -90,8 +111,8 @@ impl Sums {
 
     /// The numbers of the blocks that are there.
     pub(crate) fn indexes(&self) -> impl Iterator<Item = u64> {
-        let of = |(number, chunk): (&u64, &Chunk)| {
-            let (first, there) = (number * CHUNK, chunk.there);
+        let of = |chunk: &Chunk| {
+            let (first, there) = (chunk.number * CHUNK, chunk.there);
             (0..CHUNK).filter(move |bit| there & 1 << bit != 0).map(move |bit| first + bit)
         };
         self.chunks.iter().flat_map(of)

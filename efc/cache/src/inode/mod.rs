@@ -29,7 +29,7 @@ use crate::inode::searches::{Search, Searches};
 use crate::inode::uses::{AllUses, Uses};
 use crate::inode::verdicts::{Permissions, Verdict, Verdicts};
 use crate::inode::whole_files::WholeFiles;
-use crate::inode::writes::FileWrites;
+use crate::inode::writes::{FILE_WRITES_BYTES, FileWrites};
 use crate::memory::Memory;
 use crate::version::ServerClock;
 
@@ -98,7 +98,9 @@ impl Busy {
     /// What it takes of memory, in bytes, as far as that stays when nothing is under way.
     fn bytes(&self) -> u64 {
         let (searches, verdicts) = (self.searches.capacity(), self.verdicts.capacity());
-        let lists = searches * size_of::<Search>() + verdicts * size_of::<(Cred, Verdict)>();
+        // The groups of a caller lie elsewhere, for each process that he has anew.
+        let groups = Cred::GROUPS_MAX * size_of::<u32>() + 2 * size_of::<usize>();
+        let lists = searches * (size_of::<Search>() + groups) + verdicts * (size_of::<(Cred, Verdict)>() + groups);
         (size_of::<Busy>() + lists) as u64
     }
 
@@ -180,6 +182,9 @@ impl Drop for Inode {
     fn drop(&mut self) {
         if let Some(busy) = self.busy.get_mut().expect("busy lock").as_deref() {
             self.shared.memory.change_inodes(busy.counted, 0);
+        }
+        if self.writes.get().is_some() {
+            self.shared.memory.change_inodes(FILE_WRITES_BYTES, 0);
         }
     }
 }

@@ -20,8 +20,8 @@ use crate::inode::kernel_view::KernelView;
 use crate::inode::{Inode, Shared};
 use crate::memory::Memory;
 
-/// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. One that
-/// was written to takes half as much again.
+/// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. What else
+/// is known of it is counted beside that.
 pub const INODE_BYTES: u64 = 560;
 
 const SHARDS: usize = 16;
@@ -199,6 +199,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inode::writes::FILE_WRITES_BYTES;
     use crate::testing::{attr, handle, seen, tick};
     use efc_backend::Cred;
 
@@ -243,6 +244,9 @@ mod tests {
         assert_eq!(memory.used().inodes, INODE_BYTES);
         (0..50).for_each(|gid| inode.searched_path(&Cred { gid, ..Cred::root() }, std::time::Instant::now()));
         assert!(memory.used().inodes > INODE_BYTES + 50 * 64, "{:?}", memory.used());
+        let before = memory.used().inodes;
+        inode.writes();
+        assert_eq!(memory.used().inodes, before + FILE_WRITES_BYTES);
         drop(inode);
         inodes.forget(3, |_| false);
         assert_eq!(memory.used().inodes, 0);

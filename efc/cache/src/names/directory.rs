@@ -16,6 +16,8 @@ use crate::inode::standing::Standing;
 use crate::memory::Memory;
 use crate::version::Version;
 
+/// A table of names has room for so many.
+const NAMES_MIN: usize = 3;
 /// A directory whose table has room for more than this many times its names gives memory back.
 const SPARE_MAX: usize = 2;
 
@@ -233,9 +235,10 @@ impl Directory {
         }
     }
 
-    /// What it takes of memory, in bytes, without its listing. A table has room for up to twice its names.
+    /// What it takes of memory, in bytes, without its listing. A table has room for up to twice its names, and for three at least.
     pub(super) fn bytes_now(&self) -> u64 {
-        DIRECTORY_BYTES + self.names.len() as u64 * NAME_BYTES * 3 / 2 + self.long_bytes
+        let places = (self.names.len() as u64 * 3 / 2).max(self.names.capacity().min(NAMES_MIN) as u64);
+        DIRECTORY_BYTES + places * NAME_BYTES + self.long_bytes
     }
 
     /// Counts what it takes now.

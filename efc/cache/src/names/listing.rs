@@ -71,6 +71,11 @@ impl Gathering {
         &self.version
     }
 
+    /// What it takes of memory so far, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Adds the page behind the place `from`; `false` if it cannot be kept.
     pub fn add<'a>(&mut self, from: u64, entries: impl Iterator<Item = &'a ListedName>) -> bool {
         let mut bytes = Vec::new();

@@ -27,16 +27,17 @@ use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::Circle;
 use efc_tasks::Backoff;
 
+use super::at_hand::{AtHand, Part};
 use super::listing::{History, Resumption};
 use super::namespace::Counted;
 use super::saved::saved_handle;
 use super::{Answer, Caller, Inner, Outcome, Response, attributes};
 use crate::errno::errno;
 
-/// Bytes asked of the server per page.
-const PAGE_BYTES: u32 = 256 << 10;
 /// Pages that are read of a directory that nobody lists.
 const PAGES_AHEAD_MAX: usize = 16;
+/// What the allocator adds to a small piece of memory, about.
+const HEAP_BYTES: usize = 16;
 /// How often a listing is read anew without a name that is new.
 const RESTARTS_MAX: u32 = 10;
 /// Pauses before all of them but the first.
@@ -51,6 +52,8 @@ pub struct OpenDirectory {
     node: u64,
     inode: Arc<Inode>,
     cred: Cred,
+    /// What the stream has at hand. Changed with the lock of it held.
+    part: Part,
     stream: tokio::sync::Mutex<Stream>,
 }
 
@@ -60,6 +63,8 @@ struct Stream {
     /// The verifier in the saved state: that of the place that the kernel holds.
     saved_verifier: [u8; 8],
     entries: Vec<Listed>,
+    /// What they take of memory.
+    entries_bytes: u64,
     /// The next entry to give out.
     next: usize,
     /// The place behind the last entry given out.
@@ -116,11 +121,12 @@ struct Page {
 
 impl OpenDirectory {
     /// Nothing of it was read through this open; `verifier` is what its cookies come with if a predecessor has read some.
-    pub fn new(node: u64, inode: Arc<Inode>, cred: Cred, verifier: [u8; 8]) -> OpenDirectory {
+    pub fn new(node: u64, inode: Arc<Inode>, cred: Cred, verifier: [u8; 8], at_hand: &Arc<AtHand>) -> OpenDirectory {
         let stream = Stream {
             verifier,
             saved_verifier: verifier,
             entries: Vec::new(),
+            entries_bytes: 0,
             next: 0,
             position: 0,
             next_page: 0,
@@ -137,7 +143,7 @@ impl OpenDirectory {
             restarts: 0,
             blind_restarts: 0,
         };
-        OpenDirectory { node, inode, cred, stream: tokio::sync::Mutex::new(stream) }
+        OpenDirectory { node, inode, cred, part: Part::new(at_hand), stream: tokio::sync::Mutex::new(stream) }
     }
 }
 
@@ -145,7 +151,7 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Outcome {
         self.check_path(caller, node).await?;
         let inode = self.inode(node)?;
-        let directory = OpenDirectory::new(node, inode, caller.cred.clone(), [0; 8]);
+        let directory = OpenDirectory::new(node, inode, caller.cred.clone(), [0; 8], &self.at_hand);
         if let Err(Errno(libc::ESTALE)) = self.fetch_first(&directory).await {
             return Err(Errno(libc::ESTALE));
         }
@@ -171,6 +177,7 @@ impl<B: Backend> Inner<B> {
         let directory = self.open.lock().expect("open files lock").directories.get(&fh).cloned();
         let directory = directory.ok_or(Errno(libc::EBADF))?;
         let mut stream = directory.stream.lock().await;
+        directory.part.touch();
         let is_first = std::mem::take(&mut stream.is_first) && offset == 0;
         let is_new = is_first && stream.asked.is_none_or(|asked| is_new(&directory.inode, asked));
         if !is_new && (offset == 0 || offset != stream.position) {
@@ -291,7 +298,7 @@ impl<B: Backend> Inner<B> {
 
     /// Lists a directory for nobody, as this caller may: to learn what files there are. Of a large one it is the beginning.
     pub(super) async fn list_ahead(&self, inode: &Arc<Inode>, cred: Cred) {
-        let directory = OpenDirectory::new(inode.node().unwrap_or(0), inode.clone(), cred, [0; 8]);
+        let directory = OpenDirectory::new(inode.node().unwrap_or(0), inode.clone(), cred, [0; 8], &self.at_hand);
         let mut stream = directory.stream.lock().await;
         stream.go_to(0);
         for _ in 0..PAGES_AHEAD_MAX {
@@ -333,6 +340,7 @@ impl<B: Backend> Inner<B> {
         stream.verifier = kept.verifier();
         stream.reading = None;
         stream.take(page, is_last);
+        self.count_at_hand(directory, stream);
         true
     }
 
@@ -396,10 +404,11 @@ impl<B: Backend> Inner<B> {
     }
 
     async fn fetch_from_server(&self, directory: &OpenDirectory, stream: &mut Stream) -> Result<(), Errno> {
+        stream.drop_entries(); // all are given out
         let (inode, cookie, verifier) = (&directory.inode, stream.next_page, stream.verifier);
         let (call, question) = (Call::of(&directory.cred), inode.ask_names());
         let Seen { value: page, asked } =
-            match self.backend.list(call, inode.handle(), cookie, verifier, PAGE_BYTES).await {
+            match self.backend.list(call, inode.handle(), cookie, verifier, self.page_bytes).await {
                 Ok(page) => page,
                 Err(error) if is_void(&error) => return stream.begin_anew().await,
                 Err(error) => return Err(errno(&error)),
@@ -418,7 +427,31 @@ impl<B: Backend> Inner<B> {
         let entries = self.learn_page(directory, stream, (cookie, page), &standing);
         stream.verifier = verifier;
         stream.take(entries, is_last);
+        self.count_at_hand(directory, stream);
         Ok(())
+    }
+
+    /// The stream has something else at hand than before. If it is too much with that of others, those let go of theirs that were read
+    /// from least lately.
+    fn count_at_hand(&self, directory: &OpenDirectory, stream: &Stream) {
+        directory.part.touch();
+        directory.part.set(stream.bytes());
+        if !self.at_hand.is_too_much() {
+            return;
+        }
+        let mut holders: Vec<(u64, Arc<OpenDirectory>)> = {
+            let open = self.open.lock().expect("open files lock");
+            let holders = open.directories.values().filter(|other| other.part.bytes() > 0);
+            holders.map(|other| (other.part.last_use(), other.clone())).collect()
+        };
+        holders.sort_unstable_by_key(|(used, _)| *used);
+        for (_, other) in holders.into_iter().take_while(|_| self.at_hand.has_to_shrink()) {
+            // Who is being read from, as this one is, has its lock.
+            if let Ok(mut stream) = other.stream.try_lock() {
+                stream.let_go();
+                other.part.set(stream.bytes());
+            }
+        }
     }
 
     /// Takes in what a page says, which begins behind the place `cookie`, and what it is good for later.
@@ -490,6 +523,12 @@ impl<B: Backend> Inner<B> {
 }
 
 impl Listed {
+    /// What it takes of memory, in bytes.
+    fn bytes(&self) -> usize {
+        let found = if let Found::Shown(_) = &self.found { size_of::<(FileHandle, Attr)>() + HEAP_BYTES } else { 0 };
+        size_of::<Listed>() + self.entry.name.capacity() + HEAP_BYTES + found
+    }
+
     /// `.` and `..` are told as names alone.
     fn checked(self) -> Listed {
         let found = if is_dots(&self.entry.name) { Found::Nothing } else { self.found };
@@ -518,7 +557,35 @@ impl Stream {
             self.next_page = last.entry.cookie;
         }
         entries.retain(|listed| !self.history.skips(&listed.entry.name));
+        self.entries_bytes = entries.iter().map(Listed::bytes).sum::<usize>() as u64;
         (self.entries, self.next, self.is_last) = (entries, 0, is_last);
+    }
+
+    fn drop_entries(&mut self) {
+        (self.entries, self.next, self.entries_bytes) = (Vec::new(), 0, 0);
+    }
+
+    /// What is at hand, in bytes.
+    fn bytes(&self) -> u64 {
+        let gathering = self.reading.as_ref().and_then(|(_, gathering)| gathering.as_ref());
+        self.entries_bytes + gathering.map_or(0, Gathering::bytes)
+    }
+
+    /// Lets go of what is at hand: when the kernel wants more, that is asked for again. The listing of a directory that is gone stays.
+    fn let_go(&mut self) {
+        if self.is_gone {
+            return;
+        }
+        let is_at_end = self.is_last && self.next == self.entries.len();
+        self.drop_entries();
+        (self.reading, self.last_file) = (None, None);
+        if !is_at_end {
+            (self.kept, self.is_first, self.is_last) = (None, false, false);
+            self.circle = Circle::default(); // what is asked for again ends where it did
+            // A place whose cookie is void is found by what was given out before it.
+            (self.next_page, self.verifier) =
+                if self.history.is_valid() { (self.position, self.verifier) } else { (0, [0; 8]) };
+        }
     }
 
     /// The next entry is given out, or is one that nobody sees.
@@ -559,8 +626,7 @@ impl Stream {
 
     /// The next page is that behind `cookie`.
     fn turn_to(&mut self, position: u64, cookie: u64, verifier: [u8; 8]) {
-        self.entries.clear();
-        self.next = 0;
+        self.drop_entries();
         self.is_last = false;
         self.circle = Circle::default();
         self.position = position;

@@ -13,6 +13,7 @@
 
 mod ahead;
 mod answer;
+mod at_hand;
 mod attributes;
 mod behind;
 mod blocks;
@@ -58,6 +59,7 @@ use foldhash::HashMap;
 use crate::saved_server;
 use ahead::Ahead;
 use answer::{Answer, Outcome, ReadRequest, Response, Told};
+use at_hand::AtHand;
 use behind::Behind;
 use failures::Failures;
 use interrupts::{Interrupts, Progress};
@@ -93,6 +95,10 @@ pub struct Settings {
     pub metadata_bytes_max: u64,
     /// How many returned names open directories may remember.
     pub listed_names_max: usize,
+    /// Memory for what open directories have at hand of their listings, in bytes.
+    pub at_hand_bytes_max: u64,
+    /// How much of a listing the server is asked for at a time, in bytes.
+    pub page_bytes: u32,
     /// Memory for data on its way to applications.
     pub buffers: Budget,
     /// Caches for blocks of data, in the order in which they are asked.
@@ -134,6 +140,10 @@ struct Inner<B: Backend> {
     callers: Arc<dyn Callers>,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
+    /// What open directories have at hand of their listings.
+    at_hand: Arc<AtHand>,
+    /// Bytes of a listing that are asked for at a time.
+    page_bytes: u32,
     modes: Modes,
     /// Files that are made longer for the kernel.
     growing: SingleFlight<FileHandle>,
@@ -203,6 +213,8 @@ impl<B: Backend> Efc<B> {
             interrupts: Arc::new(Interrupts::new(callers.clone())),
             callers,
             open: Mutex::default(),
+            at_hand: AtHand::new(settings.at_hand_bytes_max),
+            page_bytes: settings.page_bytes,
             growing: SingleFlight::default(),
             modes: Modes::new(settings.backings.filter(|_| passes_through(&state)), state.clone()),
             unopened: settings.unopened.map(|cred| Unopened::new(cred, state.clone())),
@@ -264,6 +276,12 @@ impl<B: Backend> Efc<B> {
     /// Memory used for inodes, names and directories.
     pub fn metadata(&self) -> MemoryUse {
         self.0.memory.used()
+    }
+
+    /// What open directories have at hand of their listings, in bytes.
+    #[cfg(test)]
+    pub fn bytes_at_hand(&self) -> u64 {
+        self.0.at_hand.bytes()
     }
 
     /// Holds back no more written data, and sends what was, waiting at most `limit`.

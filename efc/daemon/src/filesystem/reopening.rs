@@ -19,7 +19,7 @@ impl<B: Backend> Inner<B> {
             let cred = Cred { uid: opened.uid, gid: opened.gid, groups: opened.groups.into() };
             let mut open = self.open.lock().expect("open files lock");
             if opened.directory {
-                let directory = OpenDirectory::new(opened.node, inode, cred, opened.cookie_verifier);
+                let directory = OpenDirectory::new(opened.node, inode, cred, opened.cookie_verifier, &self.at_hand);
                 open.directories.insert(fh, Arc::new(directory));
             } else {
                 inode.count(cred.uid == 0);

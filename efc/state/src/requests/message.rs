@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::super::mapping::Area;
-use super::slots::{Lease, SMALL_MAX, Slots};
+use super::slots::{Beside, Lease, SMALL_MAX, Slots};
 
 /// A slot and an area to read into. Dropped, both stay as they are, for a successor to find.
 pub struct Inbox {
@@ -51,15 +51,15 @@ impl Inbox {
     }
 
     /// Keeps a message of this length until it is answered, and what remains of the inbox: it is armed again, or taken.
-    /// `None`: a successor has it.
-    pub fn keep(self, length: usize) -> Option<(KeptRequest, Option<Inbox>)> {
+    /// `beside` is held as long as the message is in its area. `None`: a successor has it.
+    pub fn keep(self, length: usize, beside: Option<Beside>) -> Option<(KeptRequest, Option<Inbox>)> {
         if length <= SMALL_MAX
             && let Some(slot) = self.slots.copy(self.message(length))
         {
             let kept = KeptRequest { slot, area: None, copy: Vec::new(), length: 0 };
             return self.again().map(|inbox| (kept, Some(inbox)));
         }
-        let lease = self.slots.hold(self.slot, self.area)?;
+        let lease = self.slots.hold(self.slot, self.area, beside)?;
         Some((KeptRequest { slot: self.slot, area: Some(lease), copy: Vec::new(), length }, None))
     }
 }

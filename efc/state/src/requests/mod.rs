@@ -33,7 +33,7 @@
 //! daemon's threads ran now and then: where processors are short, the copying may take that long. What is copied
 //! already is thrown away at once, before the copy is executed. A slot that was taken over is the new daemon's from then on: when the former has ended, it is not one of those to be reused, even if it looks free.
 //!
-//! **Bounds.** When all slots or areas are taken, reading threads wait until a request is answered, and requests wait
+//! **Bounds.** Whoever keeps a large message decides before whether there is memory for its area. When all slots or areas are taken, reading threads wait until a request is answered, and requests wait
 //! in the kernel's queue, where nothing is lost. Threads that answer never wait for threads that read.
 //!
 //! Not saved: INIT (a daemon that dies during it fails the mount), and FORGETs and INTERRUPTs of a dying daemon.
@@ -49,8 +49,8 @@ use std::sync::{Arc, Mutex};
 
 pub use self::message::{Inbox, KeptRequest};
 use self::predecessors::Predecessors;
-pub use self::slots::Lease;
 use self::slots::Slots;
+pub use self::slots::{Beside, Lease, SMALL_MAX};
 use super::layout::Header;
 pub use super::regions::MESSAGE_MAX;
 use super::regions::{AREAS, REQUESTS};

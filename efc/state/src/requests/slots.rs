@@ -2,6 +2,7 @@
 //!
 //! See the module above for the words of a slot, and for what a SIGKILL leaves.
 
+use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -95,7 +96,12 @@ pub struct Lease(Arc<Leased>);
 struct Leased {
     slots: Arc<Slots>,
     area: Option<Area>,
+    /// Goes after the area.
+    _beside: Option<Beside>,
 }
+
+/// What is held as long as an area is leased: its part of a budget.
+pub type Beside = Box<dyn Any + Send + Sync>;
 
 impl Lease {
     /// Whether so many areas are leased that data should be copied out of them: what refers to it may be kept for long.
@@ -214,8 +220,8 @@ impl Slots {
     }
 
     /// Holds the message in the area of an armed slot; `None` if a successor has it.
-    pub fn hold(self: &Arc<Self>, slot: u32, area: Area) -> Option<Lease> {
-        self.leave(slot, control(self.daemon, HELD)).then(|| self.lease(slot, area))
+    pub fn hold(self: &Arc<Self>, slot: u32, area: Area, beside: Option<Beside>) -> Option<Lease> {
+        self.leave(slot, control(self.daemon, HELD)).then(|| self.lease(slot, area, beside))
     }
 
     fn leave(&self, slot: u32, next: u64) -> bool {
@@ -312,9 +318,9 @@ impl Slots {
         }
     }
 
-    fn lease(self: &Arc<Self>, slot: u32, area: Area) -> Lease {
+    fn lease(self: &Arc<Self>, slot: u32, area: Area, beside: Option<Beside>) -> Lease {
         self.leased.fetch_add(1, Ordering::Relaxed);
-        let lease = Lease(Arc::new(Leased { slots: Arc::clone(self), area: Some(area) }));
+        let lease = Lease(Arc::new(Leased { slots: Arc::clone(self), area: Some(area), _beside: beside }));
         self.large.lock().expect("large messages lock").insert(slot, lease.clone());
         lease
     }
@@ -352,7 +358,7 @@ impl Slots {
         let area = self.area(area).inspect_err(|error| log::error!("a request is lost: {error}")).ok()?;
         let length = u32::from_le_bytes(*area.bytes().first_chunk()?) as usize;
         let is_sound = length <= area.bytes().len();
-        let lease = self.lease(slot, area);
+        let lease = self.lease(slot, area, None);
         is_sound.then_some((lease, length))
     }
 

@@ -48,7 +48,7 @@ fn read(inbox: &mut Inbox, message: &[u8]) {
 fn keep(requests: &Arc<Requests>, message: &[u8]) -> KeptRequest {
     let mut inbox = requests.arm();
     read(&mut inbox, message);
-    inbox.keep(message.len()).expect("not superseded").0
+    inbox.keep(message.len(), None).expect("not superseded").0
 }
 
 fn contents(found: &[KeptRequest]) -> Vec<Vec<u8>> {
@@ -196,7 +196,7 @@ fn a_reader_waits_when_all_is_taken() {
         let mut inbox = waiting.arm();
         read(&mut inbox, &message(6, 100));
         sender.send(()).unwrap();
-        inbox.keep(100).unwrap().0.slot
+        inbox.keep(100, None).unwrap().0.slot
     });
     assert!(armed.recv_timeout(Duration::from_millis(300)).is_err(), "no area is free");
     let area = large.lease().expect("for its payload");
@@ -216,7 +216,7 @@ fn a_small_message_without_a_slot_stays_in_its_area() {
     let mut inbox = requests.arm();
     let other = requests.arm();
     read(&mut inbox, &message(2, 100));
-    let (kept, rest) = inbox.keep(100).unwrap();
+    let (kept, rest) = inbox.keep(100, None).unwrap();
     assert!(rest.is_none() && kept[..] == message(2, 100));
     drop(other);
     assert_eq!(contents(&open(&memfd, &plan).take_over()), [message(2, 100)]);
@@ -233,7 +233,7 @@ fn one_who_is_superseded_changes_nothing_any_more() {
     let second = open(&memfd, &plan());
     assert_eq!(second.take_over().len(), 3);
     first.end(kept.slot);
-    assert!(inbox.keep(LARGE).is_none() && copied.again().is_none());
+    assert!(inbox.keep(LARGE, None).is_none() && copied.again().is_none());
     assert_eq!(open(&memfd, &plan()).take_over().len(), 3, "they are the successor's");
 }
 
@@ -273,7 +273,7 @@ fn an_area_that_is_read_into_again_does_not_look_as_what_was_in_it() {
     let first = open(&memfd, &plan());
     let mut inbox = first.arm();
     read(&mut inbox, &message(2, 100));
-    let (_, inbox) = inbox.keep(100).unwrap();
+    let (_, inbox) = inbox.keep(100, None).unwrap();
     inbox.unwrap().room()[..8].copy_from_slice(&message(4, 100)[..8]); // the kernel has come that far
     let second = open(&memfd, &plan());
     let mut predecessors = second.predecessors.lock().unwrap();
@@ -340,7 +340,7 @@ fn requests_behave_like_a_map() {
                 let message = message(unique, length);
                 let mut current: Inbox = inbox.take().unwrap_or_else(|| requests.arm());
                 read(&mut current, &message);
-                let (kept, rest) = current.keep(length).unwrap();
+                let (kept, rest) = current.keep(length, None).unwrap();
                 inbox = rest;
                 held.insert(unique, kept.slot);
                 model.insert(unique, (message, None));

@@ -50,12 +50,18 @@ impl State {
         true
     }
 
-    /// Limits the nodes: beyond that [`State::lookup_node`] fails with ENOMEM for those that are not known.
+    /// Limits the nodes: beyond that [`State::lookup_node`] fails with ENOMEM for those that are not known. What is open takes
+    /// of the same memory: with very many opens, [`State::open_handle`] fails, or there may be fewer nodes.
     pub fn limit_nodes(&self, count_max: u64) {
         self.nodes.limit(count_max);
     }
 
-    /// What [`State::limit_nodes`] set.
+    /// So many requests are under way: whether there is memory for one more, which is that for nodes.
+    pub fn admits_request(&self, under_way: u64) -> bool {
+        self.nodes.admits_request(under_way)
+    }
+
+    /// What [`State::limit_nodes`] set, without what opens and requests take.
     pub fn nodes_max(&self) -> Option<u64> {
         self.nodes.limited_to()
     }
@@ -104,7 +110,8 @@ impl State {
     /// # Errors
     /// EINVAL for too many groups, ENOSPC for too many handles, ENOMEM for no memory.
     pub fn open_handle(&self, handle: &OpenHandle) -> io::Result<u64> {
-        self.handles.add(handle)
+        self.nodes.count_open()?;
+        self.handles.add(handle).inspect_err(|_| self.nodes.uncount_opens(1))
     }
 
     /// The open file of this fh; `None` once it is closed.
@@ -119,13 +126,15 @@ impl State {
 
     /// The file is closed.
     pub fn close_handle(&self, fh: u64) {
-        self.handles.remove(fh);
+        if self.handles.remove(fh) {
+            self.nodes.uncount_opens(1);
+        }
     }
 
     /// Before a redelivered request opens something: closes what it had opened when its daemon died, as nobody was told
     /// of that. Names it.
     pub fn close_opened_by(&self, unique: u64) -> Option<u64> {
-        self.handles.remove_opened_by(unique)
+        self.handles.remove_opened_by(unique).inspect(|_| self.nodes.uncount_opens(1))
     }
 
     /// No request of a predecessor is delivered again from now on: [`State::close_opened_by`] finds nothing more.

@@ -104,6 +104,7 @@ impl State {
         let header = Header::open_in_version(memfd, regions, version)?;
         let nodes = Arc::new(Nodes::open(&header)?);
         let (handles, damaged_handles) = Handles::open(header.region(&HANDLES)?);
+        nodes.inherit_opens(handles.found());
         let (orphans, damaged_orphans) = Orphans::open(header.region(&ORPHANS)?);
         let (values, damaged_values) = Values::open(&header)?;
         let (journal, damaged_intents) = Journal::open(header.region_if_any(&JOURNAL)?);

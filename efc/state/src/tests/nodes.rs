@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use super::super::*;
-use super::{header, memfd, node, open, random};
+use super::{handle, header, memfd, node, open, random};
 
 #[test]
 fn an_id_never_names_another_file() {
@@ -179,6 +179,29 @@ fn a_limit_of_nodes_is_kept_and_their_index_shrinks() {
             .all(|id| state.node(*id).is_some() && state.find_node(&state.node(*id).unwrap().handle).is_some())
     );
     assert!(state.lookup_node(&node(10_000)).is_ok());
+}
+
+#[test]
+fn opens_take_of_the_memory_for_nodes_and_a_part_is_theirs_alone() {
+    let memfd = memfd();
+    let state = open(&memfd).unwrap();
+    state.set_root(&node(99_999));
+    state.limit_nodes(8000);
+    let opened: Vec<u64> = (0..200).map(|_| state.open_handle(&handle(1)).unwrap()).collect();
+    let left = state.nodes_max().unwrap();
+    assert!((6000..8000).contains(&left), "{left}");
+    let looked_up: Vec<u64> = (0..).map_while(|number| state.lookup_node(&node(number)).ok()).collect();
+    assert_eq!(looked_up.len() as u64 + 1, left);
+    assert_eq!(state.open_handle(&handle(1)).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+    opened[..100].iter().for_each(|fh| state.close_handle(*fh));
+    state.close_handle(opened[0]);
+    drop(state);
+    let state = open(&memfd).unwrap();
+    state.limit_nodes(8000);
+    assert_eq!(state.nodes_max(), Some(8000), "a hundred opens fit their part");
+    (looked_up.len()..).map_while(|number| state.lookup_node(&node(number as u64)).ok()).for_each(drop);
+    let opened = (0..).map_while(|_| state.open_handle(&handle(1)).ok()).count();
+    assert!((30..100).contains(&opened), "with all nodes that there may be, {opened} more can be opened");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod damage;
 mod disks;
 mod lives;
+mod memory;
 mod model;
 mod sharing;
 mod sizes;

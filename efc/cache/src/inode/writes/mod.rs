@@ -39,6 +39,10 @@ pub struct Writes {
     files: Mutex<IndexMap<FileHandle, Arc<Inode>, RandomState>>,
 }
 
+/// What an inode takes more of memory once it was written to, in bytes; what waits is limited by itself.
+pub(crate) const FILE_WRITES_BYTES: u64 =
+    (size_of::<FileWrites>() + size_of::<tokio::sync::Mutex<()>>() + 6 * size_of::<usize>()) as u64;
+
 /// The uncommitted data of one file.
 #[derive(Default)]
 pub struct FileWrites {
@@ -248,13 +252,14 @@ impl Writes {
         self.unlist_if_settled(file, pending);
     }
 
-    fn forget(&self, file: &Inode, pending: &Pending, chunk: &Chunk) {
+    fn forget(&self, file: &Inode, pending: &mut Pending, chunk: &Chunk) {
         self.usage.subtract(chunk);
         file.writes().bytes.fetch_sub(chunk.data.len() as u64, Ordering::Relaxed);
         self.unlist_if_settled(file, pending);
     }
 
-    fn unlist_if_settled(&self, file: &Inode, pending: &Pending) {
+    fn unlist_if_settled(&self, file: &Inode, pending: &mut Pending) {
+        pending.give_room_back();
         if pending.chunks.is_empty() {
             self.files.lock().expect("writes lock").swap_remove(file.handle());
         }
@@ -264,7 +269,10 @@ impl Writes {
 impl Inode {
     /// What was written to the file and is not committed.
     pub fn writes(&self) -> &FileWrites {
-        self.writes.get_or_init(Box::default)
+        self.writes.get_or_init(|| {
+            self.shared.memory.change_inodes(0, FILE_WRITES_BYTES);
+            Box::default()
+        })
     }
 
     /// Does any of it wait?

@@ -14,6 +14,11 @@ pub(super) const PIECES_MAX: usize = 8;
 /// Chunks that a piece does not take, before it looks at no more.
 const SKIPPED_MAX: usize = 64;
 
+/// Places for chunks that a file keeps which has none.
+pub(super) const SPARE_MAX: usize = 16;
+/// A file with places for so many times its chunks gives memory back.
+const SPARE_TIMES_MAX: usize = 4;
+
 /// What waits for COMMIT of one file.
 #[derive(Default)]
 pub struct Pending {
@@ -86,6 +91,13 @@ impl Pending {
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty() && self.unkept.is_none()
+    }
+
+    /// Chunks have gone: gives memory back that the others do not need. The file may be known for long, and written to no more.
+    pub(super) fn give_room_back(&mut self) {
+        if self.chunks.capacity() > SPARE_MAX.max(self.chunks.len() * SPARE_TIMES_MAX) {
+            self.chunks.shrink_to(self.chunks.len() * 2);
+        }
     }
 
     /// What waits and is kept, in the order of the writes.

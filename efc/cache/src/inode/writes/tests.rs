@@ -33,6 +33,17 @@ fn there_is_room_up_to_the_limits_and_what_is_not_used_goes_back() {
     assert!(writes.reserve(100).is_some());
 }
 
+#[test]
+fn a_file_that_was_written_to_in_many_small_writes_keeps_no_room_for_them() {
+    let (writes, file) = (Writes::new(1 << 30, 1 << 20), crate::testing::inodes().of(&handle(b"file")));
+    let mut pending = file.writes().pending();
+    (0..5000).for_each(|_| writes.add(&file, &mut pending, chunk(1, 1)));
+    writes.remove(&file, &mut pending, 4990, |_| {});
+    assert!(pending.chunks.capacity() < 100, "room for {} writes, and 10 wait", pending.chunks.capacity());
+    writes.remove(&file, &mut pending, 10, |_| {});
+    assert!(pending.chunks.capacity() <= super::pending::SPARE_MAX);
+}
+
 fn held(offset: u64, data: &[u8], uid: u32) -> Chunk {
     let cred = Cred { uid, ..Cred::root() };
     Chunk { offset, data: Bytes::copy_from_slice(data), stage: Stage::Unsent, cred, ..chunk(0, 0) }

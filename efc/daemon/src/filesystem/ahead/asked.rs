@@ -19,10 +19,13 @@ use super::pace::Pace;
 use super::trust::Trust;
 use super::visits::{Visitor, Visits};
 
-/// Files that are asked for and not opened, or whose data waits for its reader.
+/// Files that are asked for and not opened, or whose data waits for its reader: so many, and fewer where there is little memory for
+/// their data.
 const FILES_MAX: usize = 16_384;
-/// Files of a storage that are still to be asked for, for each reason.
-const QUEUE_MAX: usize = 4096;
+/// One for so many bytes of that.
+const BYTES_OF_A_FILE: u64 = 1024;
+/// Files of a storage that are still to be asked for, for each reason, as a part of those.
+const QUEUE_PART: usize = 4;
 /// Storages that are known; of more, those of which nothing is asked for are forgotten.
 const WAYS_MAX: usize = 64;
 /// For how long a file waits to be opened.
@@ -148,13 +151,15 @@ pub struct Asked {
     outcomes: [Outcomes; 2],
     held_bytes: u64,
     held_bytes_max: u64,
+    files_max: usize,
     pub visits: Visits,
 }
 
 impl Asked {
     /// Data takes no more than so many bytes.
     pub fn new(held_bytes_max: u64) -> Asked {
-        Asked { held_bytes_max, ..Asked::default() }
+        let files_max = FILES_MAX.min((held_bytes_max / BYTES_OF_A_FILE) as usize);
+        Asked { held_bytes_max, files_max, visits: Visits::new(files_max), ..Asked::default() }
     }
 
     pub fn figures(&self) -> Figures {
@@ -191,7 +196,7 @@ impl Asked {
         let queue = &mut self.ways.entry(storage).or_default().queues[reason as usize];
         for inode in files {
             let wanted = Wanted { inode, storage, cred: cred.clone(), reason, visitor: visitor.cloned(), place };
-            if queue.len() < QUEUE_MAX {
+            if queue.len() < self.files_max / QUEUE_PART {
                 queue.push_back(wanted);
             } else {
                 pass_over(&mut self.visits, &wanted);
@@ -205,7 +210,7 @@ impl Asked {
         if !has_memory && self.ways.values().any(|way| way.pace.is_busy()) {
             return None; // what ends gives most of its buffer back
         }
-        let has_room = has_memory && self.files.len() < FILES_MAX;
+        let has_room = has_memory && self.files.len() < self.files_max;
         for Way { pace, queues } in self.ways.values_mut().filter(|way| way.pace.has_room()) {
             while let Some(wanted) = queues.iter_mut().find_map(VecDeque::pop_front) {
                 let is_late = wanted.inode.last_open() > wanted.place;

@@ -24,7 +24,7 @@ const SAME_OPENS_MAX: u64 = 16;
 const OPENS_TO_LIST: i64 = 8;
 /// Files that are looked at after an open, to find those that are to be asked for.
 const STEPS_MAX: usize = 1024;
-/// Directories, by caller, that are known: of more, those that were used most lately.
+/// Directories, by caller, that are known, if there is memory: of more, those that were used most lately.
 const VISITS_MAX: usize = 4096;
 
 /// A directory, and who visits it.
@@ -150,10 +150,23 @@ impl Visit {
 }
 
 /// All visitors.
-#[derive(Default)]
-pub struct Visits(HashMap<Visitor, Visit>);
+pub struct Visits {
+    all: HashMap<Visitor, Visit>,
+    max: usize,
+}
+
+impl Default for Visits {
+    fn default() -> Visits {
+        Visits::new(VISITS_MAX)
+    }
+}
 
 impl Visits {
+    /// None yet, and no more than `max`.
+    pub fn new(max: usize) -> Visits {
+        Visits { all: HashMap::new(), max: max.clamp(1, VISITS_MAX) }
+    }
+
     /// A file of a directory is opened, in no order if there are `questions`. What is to be asked for now, and the place of the first open
     /// of this visit among all opens.
     pub fn opened(
@@ -162,10 +175,10 @@ impl Visits {
         (former, place): (u64, u64),
         questions: Option<&Questions<'_>>,
     ) -> (Next, u64) {
-        if self.0.len() >= VISITS_MAX && !self.0.contains_key(visitor) {
+        if self.all.len() >= self.max && !self.all.contains_key(visitor) {
             self.make_room();
         }
-        let visit = self.0.entry(visitor.clone()).or_insert_with(|| Visit::new(place));
+        let visit = self.all.entry(visitor.clone()).or_insert_with(|| Visit::new(place));
         visit.count(former, place);
         let next = questions.map_or_else(Next::default, |questions| visit.advance(directory, questions));
         (next, visit.began)
@@ -173,14 +186,14 @@ impl Visits {
 
     /// A file is not asked for any more: it was opened, or it need not be asked for.
     pub fn settled(&mut self, visitor: &Visitor) {
-        if let Some(visit) = self.0.get_mut(visitor) {
+        if let Some(visit) = self.all.get_mut(visitor) {
             visit.ahead = visit.ahead.saturating_sub(1);
         }
     }
 
     /// A file was asked for in vain.
     pub fn wasted(&mut self, visitor: &Visitor) {
-        if let Some(visit) = self.0.get_mut(visitor) {
+        if let Some(visit) = self.all.get_mut(visitor) {
             visit.ahead = visit.ahead.saturating_sub(1);
             visit.credit -= WASTE;
             visit.window = 0;
@@ -188,9 +201,9 @@ impl Visits {
     }
 
     fn make_room(&mut self) {
-        self.0.retain(|_, visit| std::mem::take(&mut visit.is_used));
-        if self.0.len() >= VISITS_MAX {
-            self.0 = HashMap::new();
+        self.all.retain(|_, visit| std::mem::take(&mut visit.is_used));
+        if self.all.len() >= self.max {
+            self.all = HashMap::new();
         }
     }
 }

@@ -126,7 +126,9 @@ fn look_up(tid: u32) -> Result<KnownCaller, Unknown> {
     let comm = File::open(format!("/proc/{tid}/comm"))?;
     let status = fs::read_to_string(format!("/proc/{tid}/status"))?;
     let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).ok_or(Unknown::Caller)?;
-    let groups = groups.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect();
+    // More the server is not told; there may be 65,536 of them, which would be kept with each open and each verdict.
+    let groups = groups.split_ascii_whitespace().take(Cred::GROUPS_MAX);
+    let groups = groups.filter_map(|group| group.parse().ok()).collect();
     Ok(KnownCaller { comm, groups, read_at: Instant::now() })
 }
 
@@ -138,7 +140,8 @@ mod tests {
     fn own_groups_and_unknown_callers() {
         let credentials = Credentials::new(None);
         let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-        let expected: Vec<u32> = rustix::process::getgroups().expect("groups").iter().map(|g| g.as_raw()).collect();
+        let mut expected: Vec<u32> = rustix::process::getgroups().expect("groups").iter().map(|g| g.as_raw()).collect();
+        expected.truncate(Cred::GROUPS_MAX);
         for _ in 0..2 {
             let mut groups = credentials.of(tid, 0, 0).expect("a living thread").groups.to_vec();
             groups.sort_unstable();

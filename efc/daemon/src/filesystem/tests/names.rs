@@ -631,3 +631,54 @@ fn where_names_in_another_case_are_one_name_it_is_removed_and_renamed_with_them(
     });
     kernel.assert_nothing_leaked();
 }
+
+/// Each has read a page of the NAS, and given out a part of it.
+#[test]
+fn directories_that_are_open_in_the_middle_of_their_listings_share_a_limit_and_lack_no_name() {
+    const DIRECTORIES: usize = 10;
+    const FILES: usize = 100;
+    for checks_verifiers in [false, true] {
+        let limited = Settings { at_hand_bytes_max: 64 << 10, ..settings(TTL) };
+        let options = Options { checks_cookie_verifiers: checks_verifiers, ..Options::default() };
+        let (simulation, nas, kernel) = common::world(13, options, limited);
+        let paths: Vec<String> = (0..DIRECTORIES).map(|number| format!("dir-{number}")).collect();
+        for path in &paths {
+            nas.mkdir_outside(path);
+            (0..FILES).for_each(|number| nas.write_outside(&format!("{path}/file-{number}"), 0, b""));
+        }
+        simulation.run(async {
+            let task = Task::root();
+            let mut open = Vec::new();
+            for path in &paths {
+                open.push((kernel.opendir(task, path).await.unwrap(), 0, Vec::new()));
+            }
+            let mut most = 0;
+            let (mut is_over, mut voided) = (false, std::collections::HashSet::new());
+            while !is_over {
+                is_over = true;
+                for (path, (dir, offset, names)) in paths.iter().zip(&mut open) {
+                    let page = kernel.page(task, *dir, *offset, 1024, names.len() % 2 == 0).await.unwrap();
+                    is_over &= page.is_empty();
+                    if checks_verifiers && names.len() >= 30 && voided.insert(path) {
+                        nas.write_outside(&format!("{path}/other"), 0, b""); // cookies are void from now on
+                        assert!(nas.remove_outside(&format!("{path}/other")));
+                    }
+                    page.last().into_iter().for_each(|last| *offset = last.offset);
+                    names.extend(page.into_iter().map(|listed| listed.name));
+                    most = most.max(kernel.efc().bytes_at_hand());
+                }
+            }
+            for (dir, _, mut names) in open {
+                kernel.closedir(task, dir).await;
+                names.retain(|name| name.starts_with(b"file-"));
+                names.sort();
+                let count = names.len();
+                names.dedup();
+                assert_eq!((count, names.len()), (FILES, FILES), "each name once");
+            }
+            assert!(most > 32 << 10 && most < 96 << 10, "{most} bytes");
+            assert_eq!(kernel.efc().bytes_at_hand(), 0);
+        });
+        kernel.assert_nothing_leaked();
+    }
+}

@@ -25,6 +25,8 @@ fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
         uncommitted_bytes_max: 1 << 20,
         metadata_bytes_max: 4 << 20,
         listed_names_max: 4096,
+        at_hand_bytes_max: 1 << 20,
+        page_bytes: 256 << 10,
         buffers: Budget::default(),
         levels: Vec::new(),
         rest: Duration::ZERO,
