@@ -282,8 +282,8 @@ _TABLE = (
         maximum=1_048_576,
         unit="MiB",
         help="Memory limit of the daemon. The number of inodes and of open files, `uncommitted`, `metadata-memory`, "
-        "read-ahead and data in flight adapt to it. It does not raise the keeper's `--daemon-memory-max`. It needs a keeper "
-        "with `--daemon-cgroup`, and one that knows this option: an older keeper sets no limit. On a mounted "
+        "read-ahead and data in flight adapt to it. It does not raise the keeper's `--daemon-memory-max`. It needs a "
+        "keeper with `--daemon-cgroup`, and one that knows this option: an older keeper sets no limit. On a mounted "
         "dataset a limit below what open and cached files need is refused.",
     ),
     Option(

@@ -144,7 +144,7 @@ def test_many_large_reads_at_once_take_turns() -> None:
 def test_many_large_writes_at_once_are_done_or_fail(options: tuple[str, ...]) -> None:
     """Writes for which there is no memory fail with ENOMEM; what was acknowledged is there, and the daemon lives.
 
-    Where the kernel does not deliver requests again, they are read into the saved state, which is the daemon's memory too.
+    Where the kernel does not deliver requests again, they are read into the saved state: that is the daemon's memory.
     """
     held = Held("WRITE")
     with ScriptedNas() as nas, keeper_with_limit(64 * MIB) as keeper:

@@ -75,10 +75,10 @@ impl Watch {
 
     /// A request of this thread has come, after all others were answered at once. 0: nobody knows whose.
     pub fn asks(&mut self, caller: u32) {
-        if caller == self.caller {
-            self.in_a_row = self.in_a_row.saturating_add(1);
-        } else if caller != 0 {
-            (self.caller, self.in_a_row) = (caller, 0);
+        match caller {
+            0 => {}
+            same if same == self.caller => self.in_a_row = self.in_a_row.saturating_add(1),
+            other => (self.caller, self.in_a_row) = (other, 0),
         }
     }
 
@@ -141,6 +141,13 @@ mod tests {
         (0..=ALONE_MIN).for_each(|_| watch.asks(7));
         assert!(watch.is_alone());
         watch
+    }
+
+    #[test]
+    fn callers_whom_nobody_knows_are_not_alone() {
+        let mut watch = Watch::default();
+        (0..2 * ALONE_MIN).for_each(|_| watch.asks(0));
+        assert!(!watch.is_alone());
     }
 
     #[test]
