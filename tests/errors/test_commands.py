@@ -11,6 +11,7 @@ import shlex
 import signal
 import stat
 import subprocess
+from contextlib import suppress
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,8 +143,11 @@ def begin_efc(keeper: Keeper, *arguments: str) -> subprocess.Popen[str]:
 
 def asks_keeper(process: subprocess.Popen[str]) -> bool:
     """Whether it has a socket beside the two by which asyncio wakes itself up."""
-    descriptors = Path(f"/proc/{process.pid}/fd")
-    return sum("socket:" in os.path.realpath(each) for each in descriptors.iterdir()) > 2
+    sockets = 0
+    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            sockets += os.readlink(descriptor).startswith("socket:")
+    return sockets > 2
 
 
 def test_a_keeper_that_hangs_is_a_failure(nas: Nas, keeper: Keeper) -> None:
