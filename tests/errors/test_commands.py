@@ -11,8 +11,8 @@ import shlex
 import signal
 import stat
 import subprocess
-from contextlib import suppress
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
