@@ -162,10 +162,12 @@ impl Payloads {
         let (Some(index), Some(place), false) = (places.0, places.1, cfg!(feature = "no-payloads")) else {
             return Ok(None);
         };
-        let is_of_predecessor = header.last_column(&place) == header.last_daemon();
+        let last = header.last_daemon();
+        // The second: of one that was killed before it was counted.
+        let is_of_predecessor = [last, last + 1].contains(&header.last_column(&place));
         let found = Payloads::find(index, Arena::new(header, &place), is_of_predecessor, distrust);
         // Before the next daemon is counted, or a SIGKILL in between would cost what is kept.
-        header.set_last_column(&place, header.last_daemon() + 1);
+        header.set_last_column(&place, last + 1);
         Ok(Some(found))
     }
 

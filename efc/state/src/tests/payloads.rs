@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::arena::{Arena, Buddies, ORDER_MAX, TOP, order_of};
+use super::super::payloads::Payloads;
 use super::super::regions::{ARENA, Format, PAGE, WRITES};
 use super::super::*;
-use super::{damage, memfd, node, place_of, planned, random, retag};
+use super::{damage, header, memfd, node, place_of, planned, random, retag};
 
 /// Room for 64 MiB. Only the first for a memfd has a say.
 fn open(memfd: &OwnedFd) -> io::Result<State> {
@@ -311,6 +312,21 @@ fn what_was_kept_before_another_release_served_is_dropped_and_distrusted() {
     assert_eq!((found.len(), again.unkept(id)), (0, Some([7; 8])), "it stays so until it is committed");
     again.set_uncommitted(id, Some([8; 8]));
     assert_eq!(again.unkept(id), None);
+}
+
+#[test]
+fn what_was_kept_survives_daemons_that_are_killed_before_they_are_counted() {
+    let memfd = memfd();
+    {
+        let state = open(&memfd).unwrap();
+        save(&state, 1, 0, b"data");
+    }
+    let no_distrust = |node| panic!("node {node} is distrusted");
+    for _ in 0..2 {
+        let found = Payloads::open(&header(&memfd), no_distrust).unwrap();
+        assert_eq!(found.map(|(_, writes, damaged)| (writes.len(), damaged)), Some((1, 0)));
+    }
+    assert_eq!(saved(&memfd).1.len(), 1);
 }
 
 #[test]
