@@ -82,14 +82,8 @@ impl InFlight {
     }
 
     /// A request was read, under this unique with its redelivery bit, and has this slot. If it has to be, it is taken even when
-    /// the table is full.
-    #[cfg(test)]
-    pub fn arrive(&self, unique: u64, slot: Option<u32>, has_to_be: bool) -> Arrival {
-        self.arrive_if(unique, slot, has_to_be, || true)
-    }
-
-    /// The same where there may be no memory for one more that need not be taken.
-    pub fn arrive_if(
+    /// the table is full, or there is no memory for one more.
+    pub fn arrive(
         &self,
         unique: u64,
         slot: Option<u32>,
@@ -171,9 +165,9 @@ mod tests {
     #[test]
     fn a_redelivery_is_not_executed_and_renames_the_answer() {
         let table = InFlight::new();
-        assert!(matches!(table.arrive(8, None, false), Arrival::New));
+        assert!(matches!(table.arrive(8, None, false, || true), Arrival::New));
         assert_eq!(table.delivery(8).map(|delivery| delivery.unique), Some(8));
-        assert!(matches!(table.arrive(8 | UNIQUE_RESENT, None, false), Arrival::Redelivered));
+        assert!(matches!(table.arrive(8 | UNIQUE_RESENT, None, false, || true), Arrival::Redelivered));
         assert_eq!(table.delivery(8).map(|delivery| delivery.unique), Some(8 | UNIQUE_RESENT));
         table.conclude(8);
         assert_eq!(table.delivery(8), None);
@@ -183,11 +177,13 @@ mod tests {
     #[test]
     fn an_answer_refused_before_its_redelivery_is_kept_for_it() {
         let table = InFlight::new();
-        table.arrive(8, None, false);
+        table.arrive(8, None, false, || true);
         let delivery = table.delivery(8).unwrap();
         assert_eq!(table.refused(delivery, Some(answer())), None);
         assert!(table.oldest().is_none(), "nobody works on it");
-        let Arrival::Answered(kept) = table.arrive(8 | UNIQUE_RESENT, None, false) else { panic!("executed twice") };
+        let Arrival::Answered(kept) = table.arrive(8 | UNIQUE_RESENT, None, false, || true) else {
+            panic!("executed twice")
+        };
         assert_eq!(kept.error, -5);
         assert_eq!(table.delivery(8).unwrap().unique, 8 | UNIQUE_RESENT);
     }
@@ -195,10 +191,10 @@ mod tests {
     #[test]
     fn an_answer_refused_after_its_redelivery_goes_out_again() {
         let table = InFlight::new();
-        table.arrive(8 | UNIQUE_RESENT, None, false);
+        table.arrive(8 | UNIQUE_RESENT, None, false, || true);
         let first = table.delivery(8).unwrap();
         // Delivered a third time, under a name that it had already.
-        assert!(matches!(table.arrive(8 | UNIQUE_RESENT, None, false), Arrival::Redelivered));
+        assert!(matches!(table.arrive(8 | UNIQUE_RESENT, None, false, || true), Arrival::Redelivered));
         let second = table.refused(first, Some(answer())).unwrap();
         assert_eq!(table.refused(second, None), None);
         assert_eq!(table.delivery(8), None);
@@ -208,10 +204,10 @@ mod tests {
     fn both_bounds_hold() {
         let table = InFlight::new();
         for unique in 0..IN_FLIGHT_MAX as u64 {
-            assert!(matches!(table.arrive(unique * 2, None, false), Arrival::New));
+            assert!(matches!(table.arrive(unique * 2, None, false, || true), Arrival::New));
         }
-        assert!(matches!(table.arrive(1, None, false), Arrival::Full));
-        assert!(matches!(table.arrive(1, None, true), Arrival::New));
+        assert!(matches!(table.arrive(1, None, false, || true), Arrival::Full));
+        assert!(matches!(table.arrive(1, None, true, || true), Arrival::New));
         for unique in 0..IN_FLIGHT_MAX as u64 {
             let delivery = table.delivery(unique * 2).unwrap();
             table.refused(delivery, Some(answer()));

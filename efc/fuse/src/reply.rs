@@ -82,7 +82,7 @@ impl Channel {
         let Coming { name, resent, slot, gives_back } = coming;
         // What a predecessor has begun is not refused.
         let has_memory = || self.state.admits_request(self.in_flight.count());
-        match self.in_flight.arrive_if(name, slot, gives_back || resent, has_memory) {
+        match self.in_flight.arrive(name, slot, gives_back || resent, has_memory) {
             Arrival::New if resent && self.was_answered(name, slot) => {}
             Arrival::New => {
                 return Some(Reply { channel: Arc::clone(self), unique: name & !abi::UNIQUE_RESENT, due: true });
